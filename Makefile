@@ -1,0 +1,64 @@
+# The targets a contributor needs. `make test` is what CI runs, with the linters and the generated-code check.
+SHELL    := /usr/bin/env bash
+BIN      := $(CURDIR)/.cache/bin
+MODULES  := . examples/shop
+CODEGEN  := $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc $(BIN)/protoc-gen-grpc-gateway $(BIN)/protoc-gen-openapiv3
+export PATH := $(BIN):$(PATH)
+
+.PHONY: all
+all: lint test
+
+# Tools are pinned in tools/go.mod and built into .cache/bin.
+$(BIN)/buf: PKG=github.com/bufbuild/buf/cmd/buf
+$(BIN)/protoc-gen-go: PKG=google.golang.org/protobuf/cmd/protoc-gen-go
+$(BIN)/protoc-gen-go-grpc: PKG=google.golang.org/grpc/cmd/protoc-gen-go-grpc
+$(BIN)/protoc-gen-grpc-gateway: PKG=github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grpc-gateway
+$(BIN)/protoc-gen-openapiv3: PKG=github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv3
+$(BIN)/golangci-lint: PKG=github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(BIN)/%: tools/go.mod tools/go.sum
+	@mkdir -p $(BIN)
+	GOWORK=off go -C tools build -o $@ $(PKG)
+
+.PHONY: generate check-generated lint proto-lint
+generate: $(CODEGEN) ## Protobuf, gRPC, REST mapping and the OpenAPI document
+	scripts/proto-deps
+	buf generate examples/shop/api
+	cd examples/shop && go run ./api/openapi/generate
+
+check-generated: generate ## fails when committed generated code is stale
+	@git diff --exit-code --stat -- examples/shop/api || { echo "generated code is stale: run 'make generate' and commit the result"; exit 1; }
+	@test -z "$$(git status --porcelain -- examples/shop/api)" || { git status --porcelain -- examples/shop/api; echo "generated files are not committed"; exit 1; }
+
+proto-lint: $(CODEGEN) ## buf lint, and buf breaking against the last commit on main
+	scripts/proto-deps
+	buf lint examples/shop/api
+	scripts/proto-breaking
+
+lint: $(BIN)/golangci-lint proto-lint
+	@for m in $(MODULES); do echo "golangci-lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
+
+.PHONY: test test-deps test-unit test-e2e test-crash test-long
+test-deps:
+	scripts/test-deps
+
+# Unit, conformance and integration tests; then the store end to end in both forms and in a browser; then one crash pass.
+test: test-deps test-unit test-e2e test-crash
+
+test-unit:
+	@for m in $(MODULES); do (cd $$m && go vet ./... && go test -race -short -timeout 15m ./...) || exit 1; done
+
+test-e2e:
+	cd examples/shop && go test -tags e2e -timeout 10m -count=1 ./e2e/...
+
+test-crash: ## kill -9 at each named crash point, then compare every ledger
+	cd examples/shop && go test -tags crash -timeout 15m -count=1 -v -run 'TestCrash' ./chaos/...
+
+test-long: test-deps ## everything of `test` at full length
+	@for m in $(MODULES); do (cd $$m && go test -race -timeout 60m ./...) || exit 1; done
+	cd examples/shop && go test -tags e2e -timeout 30m -count=1 ./e2e/...
+	cd examples/shop && NAPKIN_CRASH_FULL=1 go test -tags crash -timeout 60m -count=1 -v ./chaos/...
+
+.PHONY: bench bench-resilience
+bench: bench-resilience
+bench-resilience:
+	cd bench && go test -run '^$$' -bench . -benchmem -count 6 ./resilience/...
