@@ -14,7 +14,7 @@ type Dialect int
 const (
 	// Postgres is PostgreSQL 13 or newer.
 	Postgres Dialect = iota + 1
-	// SQLite is SQLite 3.35 or newer (RETURNING).
+	// SQLite is SQLite 3.42 or newer (RETURNING, subsecond clock).
 	SQLite
 )
 
@@ -133,3 +133,14 @@ func Micros(t time.Time) int64 { return t.UnixMicro() }
 
 // FromMicros is the inverse of [Micros], in UTC.
 func FromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
+
+// NowMicros returns the SQL expression for the database's own clock in
+// microseconds since the Unix epoch. Replicas that compare times among one
+// another use it, since their own clocks differ. It moves within a
+// transaction. SQLite's has a resolution of a millisecond.
+func (d Dialect) NowMicros() string {
+	if d == Postgres {
+		return "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+	}
+	return "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+}
