@@ -1,0 +1,2 @@
+// Package authn establishes who is calling and decides whether they may.
+package authn
