@@ -1,0 +1,231 @@
+package resilience
+
+import (
+	"context"
+	"time"
+)
+
+// Config sets up a [Pipeline]. Its zero value means the defaults: deadlines,
+// retry with a budget, breaker and bulkhead on, throttle and limiter off.
+type Config struct {
+	// Deadline bounds the time.
+	Deadline DeadlineConfig
+	// Retry says how often and after which wait to try again.
+	Retry RetryConfig
+	// Budget bounds the retries of all calls together.
+	Budget BudgetConfig
+	// Throttle drops calls while the destination refuses most. Off unless On is set.
+	Throttle ThrottleConfig
+	// Limiter bounds the rate of attempts. Off unless PerSecond is set.
+	Limiter LimiterConfig
+	// Breaker stops calls to a destination that fails.
+	Breaker BreakerConfig
+	// Bulkhead bounds the calls in flight.
+	Bulkhead BulkheadConfig
+	// Classify says what an error means. Defaults to the function [Classify].
+	Classify func(error) Class
+	// Hooks observe the pipeline.
+	Hooks *Hooks
+}
+
+// Pipeline applies all policies for one destination, in the one safe order (see
+// the package documentation). A Pipeline is safe for concurrent use and is not
+// copied after it has been built.
+type Pipeline struct {
+	name     string
+	deadline DeadlineConfig
+	classify func(error) Class
+	hooks    *Hooks
+
+	retry    *Retry // nil: off, as for the next ones
+	budget   *Budget
+	throttle *Throttle
+	limiter  *Limiter
+	breaker  *Breaker
+	bulkhead *Bulkhead
+}
+
+var _ Policy = (*Pipeline)(nil)
+
+// NewPipeline returns a pipeline; a nil config means the defaults. name is the
+// destination's, in errors and hooks. The error names the field at fault.
+func NewPipeline(name string, cfg *Config) (*Pipeline, error) {
+	var c Config
+	if cfg != nil {
+		c = *cfg
+	}
+	if c.Classify == nil {
+		c.Classify = Classify
+	}
+	p := &Pipeline{name: name, classify: c.Classify, hooks: c.Hooks}
+	var err error
+	if !c.Deadline.Off {
+		if err = c.Deadline.fill(); err != nil {
+			return nil, err
+		}
+		p.deadline = c.Deadline
+	}
+	if !c.Budget.Off {
+		if p.budget, err = NewBudget(&c.Budget); err != nil {
+			return nil, err
+		}
+	}
+	if !c.Retry.Off {
+		if p.retry, err = newRetry(name, c.Retry, p.budget, c.Classify, c.Hooks); err != nil {
+			return nil, err
+		}
+	}
+	if c.Throttle.On {
+		if p.throttle, err = newThrottle(name, c.Throttle, c.Classify); err != nil {
+			return nil, err
+		}
+	}
+	if c.Limiter != (LimiterConfig{}) {
+		if p.limiter, err = NewLimiter(name, &c.Limiter); err != nil {
+			return nil, err
+		}
+	}
+	if !c.Breaker.Off {
+		var onChange func(from, to BreakerState)
+		if c.Hooks != nil && c.Hooks.BreakerState != nil {
+			onChange = func(from, to BreakerState) { c.Hooks.BreakerState(name, from, to) }
+		}
+		if p.breaker, err = newBreaker(name, c.Breaker, c.Classify, onChange); err != nil {
+			return nil, err
+		}
+	}
+	if !c.Bulkhead.Off {
+		if p.bulkhead, err = NewBulkhead(name, &c.Bulkhead); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// Name returns the destination's name.
+func (p *Pipeline) Name() string { return p.name }
+
+// Budget returns the destination's budget, for others who repeat calls to it,
+// such as an event driver; nil if it is off.
+func (p *Pipeline) Budget() *Budget { return p.budget }
+
+// Breaker returns the destination's breaker, to force its mode; nil if it is off.
+func (p *Pipeline) Breaker() *Breaker { return p.breaker }
+
+// AttemptTimeout returns the bound of one attempt, 0 if there is none: for
+// adapters that keep the time themselves, see [Call].
+func (p *Pipeline) AttemptTimeout() time.Duration { return p.deadline.Attempt }
+
+// Call is what an adapter knows of a call.
+type Call struct {
+	// Idempotent says that the call may be repeated, as [Idempotent] does.
+	Idempotent bool
+	// OwnTimeout says that the adapter bounds each attempt itself. fn then gets a
+	// context without a deadline of the pipeline, which outlives fn: a response
+	// body is read after the call has returned.
+	OwnTimeout bool
+}
+
+// Execute makes a call under all policies of the pipeline. The call is retried
+// only if ctx is marked by [Idempotent] or an error proves that nothing was
+// sent.
+func (p *Pipeline) Execute(ctx context.Context, fn func(context.Context) error) error {
+	return p.Call(ctx, Call{}, fn)
+}
+
+// Call is Execute for adapters.
+func (p *Pipeline) Call(ctx context.Context, call Call, fn func(context.Context) error) error {
+	var deadline time.Time
+	if p.deadline.Total > 0 {
+		deadline = time.Now().Add(p.deadline.Total)
+	}
+	err := p.attempt(ctx, call, deadline, fn)
+	if err == nil {
+		p.budget.Deposit(true)
+		if p.hooks != nil && p.hooks.Done != nil {
+			p.hooks.Done(ctx, p.name, 1, nil)
+		}
+		return nil
+	}
+	return p.failed(ctx, call, deadline, err, fn)
+}
+
+// failed is apart so that the path of success stays small. Its closure is the
+// reason why fn escapes on this path only.
+func (p *Pipeline) failed(ctx context.Context, call Call, deadline time.Time, err error, fn func(context.Context) error) error {
+	attempts := 1
+	if p.retry != nil {
+		attempts, err = p.retry.again(ctx, err, call.Idempotent || IsIdempotent(ctx), deadline,
+			func(ctx context.Context) error { return p.attempt(ctx, call, deadline, fn) })
+	} else if !isCallerGone(ctx) && !IsLocalRejection(err) {
+		p.budget.Deposit(p.classify(err).Health == Healthy)
+	}
+	if p.hooks != nil && p.hooks.Done != nil {
+		p.hooks.Done(ctx, p.name, attempts, err)
+	}
+	return err
+}
+
+// attempt is everything inside the retry.
+func (p *Pipeline) attempt(ctx context.Context, call Call, deadline time.Time, fn func(context.Context) error) error {
+	if err := p.gates(ctx); err != nil {
+		return err
+	}
+	var err error
+	if p.breaker == nil {
+		err = p.guarded(ctx, call, deadline, fn)
+	} else {
+		err = p.breaker.Execute(ctx, func(ctx context.Context) error {
+			return p.guarded(ctx, call, deadline, fn)
+		})
+	}
+	if p.throttle != nil {
+		p.throttle.done(ctx, err)
+	}
+	if err != nil {
+		p.hooks.rejected(ctx, p.name, err)
+	}
+	return err
+}
+
+// gates are the policies that only say yes or no.
+func (p *Pipeline) gates(ctx context.Context) error {
+	if p.throttle != nil {
+		if err := p.throttle.admit(); err != nil {
+			p.hooks.rejected(ctx, p.name, err)
+			return err
+		}
+	}
+	if p.limiter != nil {
+		if err := p.limiter.Allow(); err != nil {
+			if p.throttle != nil {
+				p.throttle.done(ctx, err)
+			}
+			p.hooks.rejected(ctx, p.name, err)
+			return err
+		}
+	}
+	return nil
+}
+
+// guarded makes the call with a permit and in time.
+func (p *Pipeline) guarded(ctx context.Context, call Call, deadline time.Time, fn func(context.Context) error) error {
+	if p.bulkhead != nil {
+		if err := p.bulkhead.Acquire(ctx); err != nil {
+			return err
+		}
+		defer p.bulkhead.Release()
+	}
+	if deadline.IsZero() || call.OwnTimeout {
+		return fn(ctx)
+	}
+	// One timer serves both bounds.
+	if p.deadline.Attempt > 0 {
+		if d := time.Now().Add(p.deadline.Attempt); d.Before(deadline) {
+			deadline = d
+		}
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	return fn(ctx)
+}
