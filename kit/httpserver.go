@@ -1,0 +1,281 @@
+package kit
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/napkin-kit/napkin/authn"
+	"github.com/napkin-kit/napkin/kit/correlation"
+	"github.com/napkin-kit/napkin/kit/problem"
+)
+
+// stall bounds each single read of a request's body and write of an answer: a client
+// that stands still for this long is cut off, one that keeps going may take its time.
+const stall = 30 * time.Second
+
+// httpChain puts the guards of the package documentation around the mux. What belongs
+// to one gRPC message (validation, idempotency) belongs to a handler here.
+func (s *Service) httpChain(mux *http.ServeMux) http.Handler {
+	var h http.Handler = mux
+	h = s.httpDeadline(h)
+	h = s.httpUser(h)
+	h = s.httpFront(h, mux)
+	return otelhttp.NewHandler(h, s.cfg.Name,
+		otelhttp.WithTracerProvider(s.tel.TracerProvider()),
+		otelhttp.WithMeterProvider(s.tel.MeterProvider()),
+		otelhttp.WithPropagators(s.tel.Propagator()),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
+			if r.Pattern != "" { // known once the mux has run
+				return r.Pattern
+			}
+			return r.Method
+		}),
+	)
+}
+
+// admitsHTTP is the TLS authorizer of the HTTP listener: those who are named, nobody else.
+func (s *Service) admitsHTTP() tlsconfig.Authorizer {
+	return tlsconfig.AuthorizeOneOf(s.cfg.HTTPCallers...)
+}
+
+// httpFront: recover, correlation, in-flight ceiling, body limit, and the line in the log.
+func (s *Service) httpFront(next http.Handler, mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		ctx := context.WithValue(r.Context(), drainKey{}, s.draining)
+		ctx, ids := correlation.Ensure(correlation.With(ctx, correlation.IDs{
+			RequestID:     r.Header.Get(correlation.RequestIDHeader),
+			CorrelationID: r.Header.Get(correlation.CorrelationIDHeader),
+		}))
+		markSpan(ctx, ids)
+		outer := r
+		r = r.WithContext(ctx)
+		if _, pattern := mux.Handler(r); pattern != "" {
+			nameSpan(ctx, r.Method, pattern)
+			outer.Pattern = pattern // for the span's name and the metrics' route
+		}
+		rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), rolling: r.ProtoMajor == 1}
+		rec.Header().Set(correlation.RequestIDHeader, ids.RequestID)
+		rec.Header().Set(correlation.CorrelationIDHeader, ids.CorrelationID)
+		if s.isDraining() && r.ProtoMajor == 1 {
+			rec.Header().Set("Connection", "close") // the client's next request goes elsewhere
+		}
+		s.protected(rec, r, func() {
+			leave, err := s.enter()
+			if err != nil {
+				WriteError(rec, r, err)
+				return
+			}
+			defer leave()
+			if err := s.limitBody(rec, r); err != nil {
+				WriteError(rec, r, err)
+				return
+			}
+			next.ServeHTTP(rec, r)
+		})
+		s.logRequest(r, rec, outer.Pattern, time.Since(start))
+	})
+}
+
+// protected answers 500 where serve panics before it has answered. http.ErrAbortHandler
+// keeps its meaning; after the header is out, cutting the connection is the only honest
+// answer left.
+func (s *Service) protected(rec *recorder, r *http.Request, serve func()) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			panic(p)
+		}
+		err := panicked(p)
+		s.log.LogAttrs(r.Context(), slog.LevelError, "http handler panicked", slog.String("path", r.URL.Path), slog.Any("error", err))
+		if rec.status != 0 {
+			panic(http.ErrAbortHandler)
+		}
+		WriteError(rec, r, err)
+	}()
+	serve()
+}
+
+// limitBody refuses a body that is declared too large, and sees to it that no other one
+// gets larger or stands still.
+func (s *Service) limitBody(rec *recorder, r *http.Request) error {
+	limit := s.cfg.MaxRequestBytes
+	if r.ContentLength > limit {
+		rec.Header().Set("Connection", "close") // do not read what nobody wants
+		return problem.Of(&http.MaxBytesError{Limit: limit})
+	}
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	r.Body = &steadyBody{ReadCloser: http.MaxBytesReader(rec.ResponseWriter, r.Body, limit), control: rec.control}
+	return nil
+}
+
+// steadyBody gives each read of the body a deadline, and takes it away at the end, so
+// that the connection's own wait for the next request, or for the client to go, is not
+// bounded by it.
+type steadyBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (b *steadyBody) Read(p []byte) (int, error) {
+	_ = b.control.SetReadDeadline(time.Now().Add(stall)) // a writer without deadlines has none to set
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+func (b *steadyBody) Close() error {
+	_ = b.control.SetReadDeadline(time.Time{})
+	return b.ReadCloser.Close()
+}
+
+// recorder notes what was answered. On HTTP/1 each write gets a deadline of its own;
+// HTTP/2 has the server's WriteByteTimeout for that.
+type recorder struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	rolling bool
+	status  int
+	bytes   int64
+}
+
+// Unwrap lets http.ResponseController through to the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *recorder) WriteHeader(code int) {
+	if w.status == 0 && code >= 200 {
+		w.status = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.beforeWrite()
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Flush implements http.Flusher, for server-sent events.
+func (w *recorder) Flush() {
+	w.beforeWrite()
+	_ = w.control.Flush() // the next write reports what went wrong
+}
+
+func (w *recorder) beforeWrite() {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	if w.rolling {
+		_ = w.control.SetWriteDeadline(time.Now().Add(stall))
+	}
+}
+
+// httpUser verifies a bearer token where one is sent, and puts the caller into the
+// context. Who needs a user or a scope asks with authn.RequireUser.
+func (s *Service) httpUser(next http.Handler) http.Handler {
+	known := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(withUser(r.Context())))
+	})
+	var verified http.Handler = known
+	if s.cfg.Verifier != nil {
+		verified = authn.Authenticate(s.cfg.Verifier, &authn.HTTPConfig{OnError: WriteError})(known)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if bearerSent(r) {
+			verified.ServeHTTP(w, r)
+			return
+		}
+		// Other schemes belong to the handler: OAuth's token endpoint takes Basic.
+		if p, ok := workloadOf(r.TLS); ok {
+			r = r.WithContext(authn.WithPrincipal(r.Context(), p))
+		}
+		known.ServeHTTP(w, r)
+	})
+}
+
+func bearerSent(r *http.Request) bool {
+	for _, v := range r.Header.Values("Authorization") {
+		if scheme, _, _ := strings.Cut(v, " "); strings.EqualFold(scheme, "bearer") {
+			return true
+		}
+	}
+	return false
+}
+
+func workloadOf(state *tls.ConnectionState) (authn.Principal, bool) {
+	if state == nil {
+		return authn.Principal{}, false
+	}
+	id, err := authn.PeerID(*state)
+	return authn.Principal{Workload: id}, err == nil
+}
+
+// httpDeadline bounds a request; a stream of events by the stream's bound.
+func (s *Service) httpDeadline(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		limit := s.cfg.DefaultDeadline
+		if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+			limit = s.cfg.StreamDeadline
+		}
+		if limit < 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+func nameSpan(ctx context.Context, method, pattern string) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return
+	}
+	_, route, found := strings.Cut(pattern, " ")
+	if !found {
+		route = pattern
+	}
+	span.SetName(method + " " + route)
+	span.SetAttributes(attribute.String("http.route", route))
+}
+
+// logRequest writes the path without its query, which may hold codes and tokens.
+func (s *Service) logRequest(r *http.Request, rec *recorder, pattern string, took time.Duration) {
+	status := rec.status
+	if status == 0 {
+		status = http.StatusOK // net/http's answer to a handler that wrote nothing
+	}
+	level := slog.LevelInfo
+	switch {
+	case status == http.StatusInternalServerError:
+		level = slog.LevelError
+	case status > 500:
+		level = slog.LevelWarn
+	case s.cfg.NoAccessLog:
+		return
+	}
+	s.log.LogAttrs(r.Context(), level, "http request",
+		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("route", pattern),
+		slog.String("status", strconv.Itoa(status)), slog.Int64("bytes", rec.bytes), slog.Duration("took", took))
+}
