@@ -3,6 +3,7 @@ package resilience
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -54,7 +55,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req) // RoundTrip must close the body, also when it never read it
 	}
 	if err != nil {
-		if rt.resp != nil && isStatus(err) {
+		if rt.resp != nil && isStatus(err) && req.Context().Err() == nil {
 			return rt.resp, nil
 		}
 		rt.discard()
@@ -71,6 +72,7 @@ type roundTrip struct {
 	replayable bool
 	sent       int            // attempts handed to base
 	resp       *http.Response // of the last attempt
+	cancel     func()         // of that attempt
 }
 
 func (r *roundTrip) attempt(ctx context.Context) error {
@@ -83,15 +85,14 @@ func (r *roundTrip) attempt(ctx context.Context) error {
 	timer := startAttempt(out, r.p.AttemptTimeout())
 	resp, err := r.base.RoundTrip(timer.req)
 	if err != nil {
-		timer.cancel()
 		return r.connectionError(timer.error(err))
 	}
 	if !timer.stop() { // it fired just now: the body would fail at once
 		resp.Body.Close()
 		return timer.error(context.DeadlineExceeded)
 	}
-	resp.Body = &body{ReadCloser: resp.Body, cancel: timer.cancel}
-	r.resp = resp
+	resp.Body = ownBody(resp.Body, timer.cancel)
+	r.resp, r.cancel = resp, timer.cancel
 	if class, failed := classifyStatus(resp); failed {
 		return &statusError{code: resp.StatusCode, class: class}
 	}
@@ -136,15 +137,20 @@ func (r *roundTrip) connectionError(err error) error {
 	return err
 }
 
-// maxDrain bounds what is read from a response that nobody wants, to get its
-// connection back; beyond it closing the connection is cheaper.
-const maxDrain = 256 << 10
+// maxDrain and drainTime bound what is read from a response that nobody wants,
+// to get its connection back; beyond them closing the connection is cheaper.
+const (
+	maxDrain  = 256 << 10
+	drainTime = 250 * time.Millisecond
+)
 
 func (r *roundTrip) discard() {
 	if r.resp == nil {
 		return
 	}
+	dribble := time.AfterFunc(drainTime, r.cancel)
 	_, _ = io.CopyN(io.Discard, r.resp.Body, maxDrain)
+	dribble.Stop()
 	r.resp.Body.Close()
 	r.resp = nil
 }
@@ -204,57 +210,54 @@ func isStatus(err error) bool {
 	return errors.As(err, &s)
 }
 
-// attemptTimer bounds an attempt until its response's header has come.
+// attemptTimer bounds an attempt until its response's header has come. Its
+// context lives on until the body is closed.
 type attemptTimer struct {
-	req   *http.Request
-	stopT func() bool
-	end   context.CancelFunc
-	fired *atomic.Bool
+	req    *http.Request
+	cancel context.CancelFunc
+	timer  *time.Timer // nil: no bound
+	fired  atomic.Bool
 }
 
-func startAttempt(req *http.Request, d time.Duration) attemptTimer {
-	if d <= 0 {
-		return attemptTimer{req: req}
-	}
+func startAttempt(req *http.Request, d time.Duration) *attemptTimer {
 	ctx, cancel := context.WithCancel(req.Context())
-	fired := new(atomic.Bool)
-	t := time.AfterFunc(d, func() {
-		fired.Store(true)
-		cancel()
-	})
-	return attemptTimer{req: req.WithContext(ctx), stopT: t.Stop, end: cancel, fired: fired}
+	t := &attemptTimer{req: req.WithContext(ctx), cancel: cancel}
+	if d > 0 {
+		t.timer = time.AfterFunc(d, func() {
+			t.fired.Store(true)
+			cancel()
+		})
+	}
+	return t
 }
 
 // stop ends the bound; false means that it was too late.
-func (t *attemptTimer) stop() bool {
-	if t.stopT == nil || t.stopT() {
-		return true
-	}
-	t.end()
-	return false
-}
-
-func (t *attemptTimer) cancel() {
-	if t.stopT != nil {
-		t.stopT()
-		t.end()
-	}
-}
+func (t *attemptTimer) stop() bool { return t.timer == nil || t.timer.Stop() }
 
 // error turns the cancellation that the timer caused into what it is.
 func (t *attemptTimer) error(err error) error {
-	if t.fired != nil && t.fired.Load() {
+	t.stop()
+	t.cancel()
+	if t.fired.Load() {
 		return errAttemptTimeout
 	}
 	return err
 }
 
 var errAttemptTimeout error = &marked{
-	err:   errors.Join(errors.New("attempt timed out waiting for the response"), context.DeadlineExceeded),
+	err:   fmt.Errorf("attempt: no response in time: %w", context.DeadlineExceeded),
 	class: Class{Health: Unhealthy, Retry: true},
 }
 
-// body frees the attempt's context once the body is done with.
+// ownBody frees the attempt's context once the body is closed. The body of a
+// 101 response can also be written to, and must stay so.
+func ownBody(b io.ReadCloser, cancel func()) io.ReadCloser {
+	if rw, ok := b.(io.ReadWriteCloser); ok {
+		return &duplexBody{ReadWriteCloser: rw, cancel: cancel}
+	}
+	return &body{ReadCloser: b, cancel: cancel}
+}
+
 type body struct {
 	io.ReadCloser
 	cancel func()
@@ -262,6 +265,17 @@ type body struct {
 
 func (b *body) Close() error {
 	err := b.ReadCloser.Close()
+	b.cancel()
+	return err
+}
+
+type duplexBody struct {
+	io.ReadWriteCloser
+	cancel func()
+}
+
+func (b *duplexBody) Close() error {
+	err := b.ReadWriteCloser.Close()
 	b.cancel()
 	return err
 }
