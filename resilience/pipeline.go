@@ -150,11 +150,13 @@ func (p *Pipeline) Call(ctx context.Context, call Call, fn func(context.Context)
 	return p.failed(ctx, call, deadline, err, fn)
 }
 
-// failed is apart so that the path of success stays small. Its closure is the
-// reason why fn escapes on this path only.
+// failed is apart so that the path of success stays small.
 func (p *Pipeline) failed(ctx context.Context, call Call, deadline time.Time, err error, fn func(context.Context) error) error {
 	attempts := 1
-	if p.retry != nil {
+	if _, refused := err.(*Rejection); refused { //nolint:errorlint // a fresh rejection is never wrapped
+		// Nothing was sent, and trying again would meet the same. The shortest way
+		// out: when everything is refused, refusing must cost little.
+	} else if p.retry != nil {
 		attempts, err = p.retry.again(ctx, err, call.Idempotent || IsIdempotent(ctx), deadline,
 			func(ctx context.Context) error { return p.attempt(ctx, call, deadline, fn) })
 	} else if !isCallerGone(ctx) && !IsLocalRejection(err) {

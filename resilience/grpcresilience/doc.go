@@ -7,7 +7,8 @@
 //
 // A unary call passes the destination's whole pipeline. A stream passes
 // throttle, limiter, breaker and bulkhead when it starts, holds its permit until
-// it ends, and its end is what the breaker judges; only its start is retried.
+// it ends, and its end is what the breaker judges. It is not retried: what has
+// been sent on it cannot be sent again.
 //
 // A call is repeated if its method declares an idempotency_level in Protobuf,
 // if it carries the metadata "idempotency-key", if its context is marked by
