@@ -147,9 +147,7 @@ func (c *clients) connect(name string, p Peer, cfg dialConfig) (*grpc.ClientConn
 	if !cfg.noToken {
 		opts = append(opts, grpcauthn.ForwardToken())
 	}
-	if !cfg.noCallSpan {
-		opts = append(opts, grpc.WithChainUnaryInterceptor(c.callSpan(name)))
-	}
+	opts = append(opts, c.protect(name, cfg)...)
 	conn, err := grpc.NewClient(target, append(opts, cfg.grpc...)...)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/napkin-kit/napkin/authn"
+	"github.com/napkin-kit/napkin/kit/idempotency/grpcidempotency"
 	"github.com/napkin-kit/napkin/resilience"
 	"github.com/napkin-kit/napkin/telemetry"
 )
@@ -63,6 +64,15 @@ type Config struct {
 	// Destinations are the resilience pipelines of the peers, by peer name. Defaults
 	// to this service's own, with the defaults of package resilience.
 	Destinations *resilience.Destinations
+
+	// Shedder drops requests under overload. Services that share a process, and so
+	// its CPUs, should share one. Defaults to one of this service's own.
+	Shedder *resilience.Shedder
+	// NoShedding leaves shedding out.
+	NoShedding bool
+	// Idempotency says which gRPC methods take an idempotency key, by full method.
+	// The key is the end user's where there is one, else the calling service's.
+	Idempotency map[string]grpcidempotency.Rule
 
 	// Telemetry is where spans, metrics and logs go. The caller owns it. Defaults
 	// to one started from the OTEL_* variables, which Run shuts down.

@@ -11,6 +11,7 @@ import (
 	"github.com/napkin-kit/napkin/authn"
 	"github.com/napkin-kit/napkin/kit/problem"
 	"github.com/napkin-kit/napkin/kit/problem/grpcproblem"
+	"github.com/napkin-kit/napkin/resilience"
 )
 
 // Problem returns how err is answered, by gRPC and HTTP alike; never nil. It knows
@@ -34,6 +35,14 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 
 // known maps the sentinel errors of this module's packages; nil for others.
 func known(err error) *problem.Problem {
+	if rejected, ok := errors.AsType[*resilience.Rejection](err); ok {
+		p := problem.New(resilience.HTTPStatus(err), "unavailable", "the service is not available right now")
+		if p.Status == http.StatusTooManyRequests {
+			p.Code, p.Detail = "rate_limited", "too many requests"
+		}
+		p.RetryAfter = rejected.After
+		return p
+	}
 	switch {
 	case errors.Is(err, authn.ErrUnavailable):
 		p := problem.New(http.StatusServiceUnavailable, "unavailable", "credentials cannot be checked at the moment")

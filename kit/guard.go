@@ -186,18 +186,3 @@ func withUser(ctx context.Context) context.Context {
 	}
 	return correlation.WithUser(ctx, p.Subject)
 }
-
-// deadline gives a call one where its caller set none: a handler without a deadline
-// can hold what it holds for ever.
-func (s *Service) deadline(ctx context.Context, c call, next func(context.Context) error) error {
-	limit := s.cfg.DefaultDeadline
-	if c.stream {
-		limit = s.cfg.StreamDeadline
-	}
-	if _, has := ctx.Deadline(); has || limit < 0 || isHealth(c.method) {
-		return next(ctx)
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return next(ctx)
-}

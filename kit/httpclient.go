@@ -53,7 +53,7 @@ func (s *Service) HTTPClient(peer string, opts ...DialOption) (*http.Client, err
 		otelhttp.WithMeterProvider(s.tel.MeterProvider()),
 		otelhttp.WithPropagators(s.tel.Propagator()),
 	)
-	rt = s.clients.resilientHTTP(rt, cfg)
+	rt = s.clients.protectHTTP(rt, cfg)
 	return &http.Client{
 		Transport:     &peerTransport{peer: peer, next: rt},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -29,7 +29,7 @@ const stall = 30 * time.Second
 // to one gRPC message (validation, idempotency) belongs to a handler here.
 func (s *Service) httpChain(mux *http.ServeMux) http.Handler {
 	var h http.Handler = mux
-	h = s.httpDeadline(h)
+	h = s.httpLoad(h)
 	h = s.httpUser(h)
 	h = s.httpFront(h, mux)
 	return otelhttp.NewHandler(h, s.cfg.Name,
@@ -228,23 +228,6 @@ func workloadOf(state *tls.ConnectionState) (authn.Principal, bool) {
 	}
 	id, err := authn.PeerID(*state)
 	return authn.Principal{Workload: id}, err == nil
-}
-
-// httpDeadline bounds a request; a stream of events by the stream's bound.
-func (s *Service) httpDeadline(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		limit := s.cfg.DefaultDeadline
-		if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
-			limit = s.cfg.StreamDeadline
-		}
-		if limit < 0 {
-			next.ServeHTTP(w, r)
-			return
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), limit)
-		defer cancel()
-		next.ServeHTTP(w, r.WithContext(ctx))
-	})
 }
 
 func nameSpan(ctx context.Context, method, pattern string) {

@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/interop/grpc_testing"
 
 	"github.com/napkin-kit/napkin/authn"
@@ -112,6 +115,18 @@ func stub(t *testing.T, s *kit.Service, peer string, opts ...kit.DialOption) grp
 	if err != nil {
 		t.Fatal(err)
 	}
+	return grpc_testing.NewTestServiceClient(conn)
+}
+
+// bare is a client that has an identity and nothing else of kit.
+func (w *world) bare(t *testing.T, name string, s *kit.Service) grpc_testing.TestServiceClient {
+	t.Helper()
+	tls := authn.ClientTLS(w.ca.Identity(t, w.ca.ID(t, name)), tlsconfig.AuthorizeID(w.ca.ID(t, s.Name())))
+	conn, err := grpc.NewClient(s.GRPCAddr(), grpc.WithTransportCredentials(credentials.NewTLS(tls)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
 	return grpc_testing.NewTestServiceClient(conn)
 }
 

@@ -1,23 +1,37 @@
 package kit
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"strings"
 
+	"google.golang.org/grpc"
+
+	"github.com/napkin-kit/napkin/authn"
+	"github.com/napkin-kit/napkin/kit/idempotency"
+	"github.com/napkin-kit/napkin/kit/idempotency/grpcidempotency"
 	"github.com/napkin-kit/napkin/resilience"
+	"github.com/napkin-kit/napkin/resilience/grpcresilience"
 )
 
-// initResilience makes the destinations, which HTTP and gRPC clients share.
+// initResilience makes what protects this service, and what protects others from it.
 func (s *Service) initResilience() error {
-	s.destinations = s.cfg.Destinations
-	if s.destinations != nil {
-		return nil
+	s.shedder, s.destinations = s.cfg.Shedder, s.cfg.Destinations
+	if s.shedder == nil {
+		shedder, err := resilience.NewShedder(nil)
+		if err != nil {
+			return fmt.Errorf("kit: %w", err)
+		}
+		s.shedder = shedder
 	}
-	d, err := resilience.NewDestinations(nil)
-	if err != nil {
-		return fmt.Errorf("kit: %w", err)
+	if s.destinations == nil {
+		d, err := resilience.NewDestinations(nil)
+		if err != nil {
+			return fmt.Errorf("kit: %w", err)
+		}
+		s.destinations = d
 	}
-	s.destinations = d
 	return nil
 }
 
@@ -26,9 +40,150 @@ func (s *Service) initResilience() error {
 // clients may share them.
 func (s *Service) Destinations() *resilience.Destinations { return s.destinations }
 
-func (c *clients) resilientHTTP(base http.RoundTripper, cfg dialConfig) http.RoundTripper {
-	if cfg.noResilience {
-		return base
+// loadGuard bounds the time of a call and sheds it under overload.
+func (s *Service) loadGuard() (*grpcresilience.Server, error) {
+	cfg := &grpcresilience.ServerConfig{
+		Deadline:       s.cfg.DefaultDeadline,
+		StreamDeadline: max(s.cfg.StreamDeadline, 0),
+		// The gRPC listener is mTLS: whoever gets here is a workload of ours.
+		TrustCriticality: true,
 	}
-	return resilience.NewTransport(base, c.s.destinations)
+	if !s.cfg.NoShedding {
+		cfg.Shedder = s.shedder
+	}
+	g, err := grpcresilience.NewServer(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("kit: %w", err)
+	}
+	return g, nil
+}
+
+// keyGuard parses idempotency keys for the methods that Config.Idempotency names.
+func (s *Service) keyGuard() (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor, error) {
+	cfg := grpcidempotency.ServerConfig{Rules: s.cfg.Idempotency, Scope: scopeOf}
+	unary, err := grpcidempotency.UnaryServer(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("kit: Config.Idempotency: %w", err)
+	}
+	stream, err := grpcidempotency.StreamServer(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("kit: Config.Idempotency: %w", err)
+	}
+	return unary, stream, nil
+}
+
+// scopeOf is whose idempotency key it is: the end user's where there is one, else the
+// calling service's. The prefixes keep a user from posing as a service.
+func scopeOf(ctx context.Context) (string, error) {
+	p, ok := authn.PrincipalFrom(ctx)
+	switch {
+	case ok && p.IsUser():
+		return "user:" + p.Issuer + ":" + p.Subject, nil
+	case ok && !p.Workload.IsZero():
+		return "workload:" + p.Workload.String(), nil
+	}
+	return "", authn.ErrPeerUnknown
+}
+
+// protect appends what keeps a connection's calls from harming either side.
+func (c *clients) protect(name string, cfg dialConfig) []grpc.DialOption {
+	var opts []grpc.DialOption
+	if !cfg.noIdempotency {
+		opts = append(opts,
+			grpc.WithChainUnaryInterceptor(grpcidempotency.UnaryClient(grpcidempotency.ClientConfig{})),
+			grpc.WithChainStreamInterceptor(grpcidempotency.StreamClient(grpcidempotency.ClientConfig{})))
+	}
+	if !cfg.noCallSpan {
+		opts = append(opts, grpc.WithChainUnaryInterceptor(c.callSpan(name)))
+	}
+	if !cfg.noResilience {
+		return append(opts, grpcresilience.DialOptions(c.s.destinations, name)...)
+	}
+	return append(opts, grpc.WithChainUnaryInterceptor(c.s.boundUnary))
+}
+
+// boundUnary gives a call without resilience the deadline it would have lacked.
+func (s *Service) boundUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.cfg.DefaultDeadline)
+		defer cancel()
+	}
+	return invoker(ctx, method, req, reply, cc, opts...)
+}
+
+func (c *clients) protectHTTP(base http.RoundTripper, cfg dialConfig) http.RoundTripper {
+	if !cfg.noResilience {
+		base = resilience.NewTransport(base, c.s.destinations)
+	}
+	if !cfg.noIdempotency {
+		base = keyTransport{base}
+	}
+	return base
+}
+
+// keyTransport sends the context's idempotency key, one for all attempts.
+type keyTransport struct{ next http.RoundTripper }
+
+func (t keyTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if key, ok := idempotency.KeyFrom(r.Context()); ok && r.Header.Get(idempotency.Header) == "" {
+		r = r.Clone(r.Context())
+		r.Header.Set(idempotency.Header, idempotency.FormatKey(key))
+	}
+	return t.next.RoundTrip(r)
+}
+
+// httpLoad bounds a request's time and sheds it under overload. A stream of events is
+// admitted like any other request, and holds no place: how long it lives says nothing
+// about load.
+func (s *Service) httpLoad(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx := r.Context()
+		if !s.cfg.PublicHTTP {
+			ctx = loadFromWire(ctx, r.Header)
+		}
+		limit, events := s.cfg.DefaultDeadline, wantsEvents(r)
+		if events {
+			limit = s.cfg.StreamDeadline
+		}
+		if limit > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, limit)
+			defer cancel()
+		}
+		r = r.WithContext(ctx)
+		if s.cfg.NoShedding {
+			next.ServeHTTP(w, r)
+			return
+		}
+		ticket, err := s.shedder.Acquire(ctx)
+		if err != nil {
+			WriteError(w, r, err)
+			return
+		}
+		outcome := resilience.ShedIgnore // what a panic leaves
+		if events {
+			ticket.Release(outcome)
+			next.ServeHTTP(w, r)
+			return
+		}
+		defer func() { ticket.Release(outcome) }()
+		next.ServeHTTP(w, r)
+		outcome = resilience.OutcomeOf(ctx, nil)
+	})
+}
+
+func wantsEvents(r *http.Request) bool {
+	return strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+}
+
+// loadFromWire believes a workload of ours about how much its request matters.
+func loadFromWire(ctx context.Context, h http.Header) context.Context {
+	if c, ok := resilience.ParseCriticality(h.Get(resilience.HeaderCriticality)); ok {
+		ctx = resilience.WithCriticality(ctx, c)
+	}
+	if n, ok := resilience.ParseAttempt(h.Get(resilience.HeaderAttempt)); ok {
+		ctx = resilience.WithAttempt(ctx, n)
+	}
+	return ctx
 }

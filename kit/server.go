@@ -69,13 +69,24 @@ func (s *Service) serverChain() ([]grpc.UnaryServerInterceptor, []grpc.StreamSer
 	judge := &grpcauthn.Server{Policy: s.policy, Verifier: s.cfg.Verifier, Denied: s.denied}
 	add(unlessHealth(judge.Unary, judge.Stream)) // peer identity, user token, policy
 	around(s.knowUser)
-	around(s.deadline)
+	load, err := s.loadGuard()
+	if err != nil {
+		return nil, nil, err
+	}
+	add(unlessHealth(load.Unary, load.Stream)) // deadline, shedding
 	if !s.cfg.NoValidation {
 		v, err := newValidator()
 		if err != nil {
 			return nil, nil, err
 		}
 		add(v.unary, v.stream)
+	}
+	if len(s.cfg.Idempotency) > 0 {
+		keyUnary, keyStream, err := s.keyGuard()
+		if err != nil {
+			return nil, nil, err
+		}
+		add(keyUnary, keyStream)
 	}
 	return unary, stream, nil
 }

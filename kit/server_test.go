@@ -151,7 +151,7 @@ func TestDeadlines(t *testing.T) {
 		}
 		left <- time.Until(at)
 	}
-	_, _, client, _ := pair(t, &server{
+	w, s, client, _ := pair(t, &server{
 		unary: func(ctx context.Context, _ *grpc_testing.SimpleRequest) (*grpc_testing.SimpleResponse, error) {
 			note(ctx)
 			return &grpc_testing.SimpleResponse{}, nil
@@ -163,9 +163,15 @@ func TestDeadlines(t *testing.T) {
 	}, kit.Config{DefaultDeadline: 7 * time.Second, StreamDeadline: 30 * time.Second})
 	c := stub(t, client, "echo", kit.WithoutResilience())
 
-	both(t.Context(), c)
+	both(t.Context(), w.bare(t, "caller", s)) // kit's own client would set one
 	if u, s := <-left, <-left; u > 7*time.Second || u < time.Second || s > 30*time.Second || s < 20*time.Second {
 		t.Errorf("defaults: unary %v left, stream %v left", u, s)
+	}
+	if _, err := c.UnaryCall(t.Context(), &grpc_testing.SimpleRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if u := <-left; u > 10*time.Second || u < 7*time.Second {
+		t.Errorf("the client's default: %v left", u)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()

@@ -37,6 +37,7 @@ type Service struct {
 	mux, adminMux        *http.ServeMux
 
 	destinations *resilience.Destinations
+	shedder      *resilience.Shedder
 
 	inFlight atomic.Int64
 	draining chan struct{}

@@ -58,7 +58,7 @@ func ToStatus(err error) *status.Status {
 			return status.New(codes.Internal, "something went wrong on our side")
 		}
 		if secretive(s) {
-			return status.New(s.Code(), generic(s.Code()))
+			return discreet(s)
 		}
 		return s
 	}
@@ -99,6 +99,19 @@ func secretive(s *status.Status) bool {
 		return info(s) == nil
 	}
 	return false
+}
+
+// discreet keeps of s what may be told: the code, and when to try again.
+func discreet(s *status.Status) *status.Status {
+	out := status.New(s.Code(), generic(s.Code()))
+	for _, d := range s.Details() {
+		if retry, ok := d.(*errdetails.RetryInfo); ok {
+			if with, err := out.WithDetails(retry); err == nil {
+				out = with
+			}
+		}
+	}
+	return out
 }
 
 func generic(c codes.Code) string {
