@@ -1,0 +1,122 @@
+// Package gateway is the store's edge: it maps the public REST API to the services' gRPC contracts,
+// checks tokens and rates, caches what is public, and passes OpenID Connect on to auth.
+// It keeps no state and no idempotency keys: order is the one authority for those.
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+
+	"github.com/napkin-kit/napkin/authn"
+	"github.com/napkin-kit/napkin/examples/shop/api/openapi"
+	"github.com/napkin-kit/napkin/kit"
+)
+
+// Name is the service's name.
+const Name = "gateway"
+
+// Config is what the gateway needs beside its kit.Service, whose HTTP listener must be the public one.
+type Config struct {
+	// Verifier checks customers' access tokens. Required.
+	Verifier *authn.Verifier
+	// PerAddress and PerPrincipal are the sustained requests per second, with four times that as the
+	// burst. Default to 500 and 100.
+	PerAddress, PerPrincipal float64
+	// TrustForwardedFor takes the client's address from the last X-Forwarded-For entry, for a gateway
+	// behind one load balancer. Otherwise the header is ignored.
+	TrustForwardedFor bool
+	// Heartbeat is how often an idle event stream sends a comment. Defaults to 15 s.
+	Heartbeat time.Duration
+}
+
+// Policy is who may call the gateway's gRPC listener: nobody, it has no methods.
+func Policy() (*authn.Policy, error) { return authn.NewPolicy() }
+
+// New wires the gateway's routes into svc's HTTP mux. svc must have the peers auth, user, catalog, cart,
+// order, payment and inventory.
+func New(ctx context.Context, svc *kit.Service, cfg Config) error {
+	if cfg.Verifier == nil {
+		return fmt.Errorf("gateway: Config.Verifier is required")
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = 15 * time.Second
+	}
+	api, err := newAPI(ctx, svc)
+	if err != nil {
+		return err
+	}
+	events, err := newOrderEvents(svc, cfg.Heartbeat)
+	if err != nil {
+		return err
+	}
+	limitAddress, limitPrincipal, err := limiters(cfg)
+	if err != nil {
+		return err
+	}
+	authenticate := authn.Authenticate(cfg.Verifier, &authn.HTTPConfig{OnError: kit.WriteError})
+	// guarded routes need a user at the edge already; the service checks the token and its scopes again.
+	guard := func(needsUser bool, h http.Handler) http.Handler {
+		if needsUser {
+			h = authn.RequireUser(&authn.HTTPConfig{OnError: kit.WriteError})(h)
+		}
+		return limitAddress(authenticate(limitPrincipal(withoutToken(h))))
+	}
+
+	mux := svc.HTTP()
+	mux.Handle("GET /v1/products", guard(false, cacheable(api)))
+	mux.Handle("GET /v1/products/{id}", guard(false, cacheable(api)))
+	mux.Handle("POST /v1/users", guard(false, private(api)))
+	mux.Handle("GET /v1/orders/{id}/events", guard(true, events))
+	mux.Handle("/v1/", guard(true, private(api)))
+	mux.Handle("GET /openapi.json", cacheable(http.HandlerFunc(openapi.Serve)))
+
+	proxy, err := authProxy(svc)
+	if err != nil {
+		return err
+	}
+	mux.Handle("/oauth/", limitAddress(proxy))
+	mux.Handle("/.well-known/openid-configuration", limitAddress(proxy))
+	return nil
+}
+
+// withoutToken takes the Authorization header off a request whose token has been verified: from here on
+// the principal in the context speaks, and the client connection sends its token.
+func withoutToken(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Authorization")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// authProxy passes the OpenID Connect endpoints on to the auth service, over mTLS.
+func authProxy(svc *kit.Service) (http.Handler, error) {
+	client, err := svc.HTTPClient("auth", kit.WithoutToken())
+	if err != nil {
+		return nil, err
+	}
+	target := &url.URL{Scheme: "https", Host: "auth"}
+	return &httputil.ReverseProxy{
+		Transport: client.Transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.SetXForwarded()
+		},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			svc.Logger().WarnContext(r.Context(), "auth does not answer", "error", err)
+			kit.WriteError(w, r, errUnavailable)
+		},
+	}, nil
+}
+
+// register binds one service's REST mapping to the connection to its peer.
+type register struct {
+	peer string
+	bind func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error
+}
