@@ -1,0 +1,235 @@
+package inbox
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/napkin-kit/napkin/kit/correlation"
+	"github.com/napkin-kit/napkin/kit/events"
+	"github.com/napkin-kit/napkin/kit/sqldb"
+)
+
+// errPanic is a handler's panic; it counts like any failure.
+var errPanic = errors.New("inbox: the handler panicked")
+
+// verdict is what is to be done with an event after an attempt.
+type verdict int
+
+const (
+	done     verdict = iota // acknowledge it
+	again                   // back off, then try again
+	paused                  // the consumer pauses, then try again
+	released                // shutting down: leave it to the next
+)
+
+// handle makes one attempt at an event: mark, effect and outgoing events in one
+// transaction.
+func (c *Consumer[T]) handle(ctx context.Context, e events.Event, bad error) (verdict, int) {
+	if bad != nil {
+		return c.bury(ctx, storable(e), Permanent(bad), 1)
+	}
+	h := c.handlers[route{e.Topic, e.Type}]
+	if h == nil {
+		return done, 0 // a type that another topic of the subscription has a handler for
+	}
+	ctx = c.context(ctx, e)
+	actx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
+	defer cancel()
+	finish := func(error) {}
+	if f := c.cfg.Hooks.Around; f != nil {
+		actx, finish = f(actx, c.name, e)
+	}
+	err := c.attempt(actx, e, h)
+	finish(err)
+	if err == nil {
+		return done, 0
+	}
+	switch {
+	case ctx.Err() != nil:
+		return released, 0
+	case c.isInfrastructure(err):
+		c.failed(ctx, e, err, false)
+		return paused, 0
+	case ended(err) && !IsPermanent(err):
+		c.failed(ctx, e, err, false)
+		return again, 0
+	}
+	c.failed(ctx, e, err, true)
+	n, cerr := c.count(ctx, e.ID, err)
+	if cerr != nil {
+		c.cfg.Logger.WarnContext(ctx, "inbox: a failure was not counted", "consumer", c.name, "event_id", e.ID, "error", cerr)
+		return paused, 0
+	}
+	if IsPermanent(err) || n >= c.cfg.MaxAttempts {
+		return c.bury(ctx, e, err, n)
+	}
+	c.cfg.Logger.WarnContext(ctx, "inbox: handling an event failed, trying again", "consumer", c.name, "event_id", e.ID, "type", e.Type, "attempts", n, "error", err)
+	return again, n
+}
+
+// storable makes the names of an event that did not decode fit for the tables.
+func storable(e events.Event) events.Event {
+	fits := func(s string) bool {
+		return len(s) <= events.MaxNameLength && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+	}
+	if e.ID == "" || !fits(e.ID) {
+		sum := sha256.Sum256(fmt.Appendf(nil, "%s %v %s", e.Topic, e.Attributes(), e.Data))
+		e.ID = "undecodable-" + hex.EncodeToString(sum[:16]) // the same at each delivery
+	}
+	if !fits(e.Key) {
+		e.Key = ""
+	}
+	return e
+}
+
+// context returns the context of an event's handling: its trace and its
+// identifiers, with the event as the cause of what follows.
+func (c *Consumer[T]) context(ctx context.Context, e events.Event) context.Context {
+	ctx = correlation.With(ctx, correlation.IDs{CorrelationID: e.CorrelationID, CausationID: e.ID, UserID: e.UserID})
+	return c.cfg.EventHooks.ExtractFrom(ctx, e)
+}
+
+func (c *Consumer[T]) attempt(ctx context.Context, e events.Event, h Handler[T]) error {
+	duplicate, parked := false, false
+	err := c.runner.InTx(ctx, func(ctx context.Context, tx T) error {
+		w := c.runner.Wrap(tx)
+		first, err := c.inbox.Mark(ctx, w, c.name, e.ID)
+		if err != nil {
+			return err
+		}
+		if duplicate = !first; duplicate {
+			return nil
+		}
+		if parked, err = c.park(ctx, w, e); err != nil || parked {
+			return err
+		}
+		if f := c.cfg.Hooks.BeforeHandle; f != nil {
+			f(ctx, c.name, e)
+		}
+		if err := guard(ctx, tx, e, h); err != nil {
+			return err
+		}
+		if f := c.cfg.Hooks.BeforeCommit; f != nil {
+			f(ctx, c.name, e)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	switch hk := c.cfg.Hooks; {
+	case duplicate && hk.Duplicate != nil:
+		hk.Duplicate(ctx, c.name, e)
+	case parked && hk.Parked != nil:
+		hk.Parked(ctx, c.name, e)
+	}
+	return nil
+}
+
+// guard turns a handler's panic into an error, so that one event does not end
+// the process and with it the handling of all others.
+func guard[T any](ctx context.Context, tx T, e events.Event, h Handler[T]) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v\n%s", errPanic, p, debug.Stack())
+		}
+	}()
+	return h(ctx, tx, e)
+}
+
+func (c *Consumer[T]) isInfrastructure(err error) bool {
+	if IsPermanent(err) {
+		return false
+	}
+	return IsInfrastructure(err) || c.cfg.IsInfrastructure != nil && c.cfg.IsInfrastructure(err)
+}
+
+func (c *Consumer[T]) failed(ctx context.Context, e events.Event, err error, counts bool) {
+	if f := c.cfg.Hooks.Failed; f != nil {
+		f(ctx, c.name, e, err, counts)
+	}
+	if !counts {
+		c.cfg.Logger.WarnContext(ctx, "inbox: handling an event had to wait", "consumer", c.name, "event_id", e.ID, "type", e.Type, "error", err)
+	}
+}
+
+// count adds one to the event's failures and returns their number.
+func (c *Consumer[T]) count(ctx context.Context, eventID string, cause error) (n int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
+	defer cancel()
+	err = c.runner.InTx(ctx, func(ctx context.Context, tx T) error {
+		return c.runner.Wrap(tx).QueryRow(ctx, `INSERT INTO napkin_inbox_attempt (consumer, event_id, attempts, cause) VALUES ($1, $2, 1, $3)
+			ON CONFLICT (consumer, event_id) DO UPDATE SET attempts = napkin_inbox_attempt.attempts + 1, cause = excluded.cause
+			RETURNING attempts`, c.name, eventID, clip(cause.Error())).Scan(&n)
+	})
+	return n, err
+}
+
+// clip bounds a stored cause; a panic's stack is long.
+func clip(s string) string {
+	const most = 4000
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?") // what a text column takes
+}
+
+// backoff is the wait before attempt n+1, with jitter of half of it.
+func (c *Consumer[T]) backoff(n int) time.Duration {
+	d := min(c.cfg.Backoff<<min(max(n-1, 0), 20), c.cfg.MaxBackoff)
+	return d/2 + rand.N(d/2+1)
+}
+
+// bury dead-letters an event, and its key parks behind it.
+func (c *Consumer[T]) bury(ctx context.Context, e events.Event, cause error, attempts int) (verdict, int) {
+	tctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
+	defer cancel()
+	first := false
+	err := c.runner.InTx(tctx, func(ctx context.Context, tx T) error {
+		w := c.runner.Wrap(tx)
+		var err error
+		if first, err = c.inbox.Mark(ctx, w, c.name, e.ID); err != nil || !first {
+			return err
+		}
+		if err := c.store(ctx, w, e, stateDead, cause.Error(), attempts); err != nil {
+			return err
+		}
+		if e.Key != "" {
+			_, err := w.ExecContext(ctx, `INSERT INTO napkin_parked_key (consumer, topic, key, draining, since) VALUES ($1, $2, $3, 0, $4) ON CONFLICT DO NOTHING`,
+				c.name, e.Topic, e.Key, sqldb.Micros(c.inbox.cfg.Now()))
+			if err != nil {
+				return err
+			}
+		}
+		if _, err := w.ExecContext(ctx, `DELETE FROM napkin_inbox_attempt WHERE consumer = $1 AND event_id = $2`, c.name, e.ID); err != nil {
+			return err
+		}
+		if f := c.cfg.OnDeadLetter; f != nil {
+			return f(ctx, w, e, cause)
+		}
+		return nil
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return released, 0
+		}
+		c.cfg.Logger.ErrorContext(ctx, "inbox: an event could not be dead-lettered, trying again", "consumer", c.name, "event_id", e.ID, "error", err)
+		if c.isInfrastructure(err) {
+			return paused, 0
+		}
+		return again, 0 // OnDeadLetter failed: that is this key's trouble only
+	}
+	if first {
+		c.cfg.Logger.ErrorContext(ctx, "inbox: event dead-lettered; its key waits for redrive or drop", "consumer", c.name, "event_id", e.ID, "type", e.Type, "topic", e.Topic, "attempts", attempts, "error", cause)
+		c.deadLettered(ctx, e, cause)
+	}
+	return done, 0
+}

@@ -1,0 +1,54 @@
+// Package inbox applies each event to a service's database once, in the order of
+// its key, whatever the broker and the process do meanwhile.
+//
+// A [Consumer] receives from the broker and opens one transaction for each
+// event. Its first statement marks the event as handled; the handler adds the
+// effect and the outgoing events; the acknowledgement follows the commit. A crash
+// before the commit leaves nothing behind, one after it brings the event again,
+// and the mark tells.
+//
+//	c, err := inbox.NewConsumer("inventory", db, sqldb.Std(db), broker, nil)
+//	c.Handle("orders", "shop.order.v1.OrderCreated", func(ctx context.Context, tx *sql.Tx, e events.Event) error {
+//		var created orderv1.OrderCreated
+//		if err := protoevents.Decode(e, &created); err != nil {
+//			return inbox.Permanent(err)
+//		}
+//		return store.Reserve(ctx, tx, &created) // and outbox.Append, in the same tx
+//	})
+//	err = c.Run(ctx) // until ctx ends
+//
+// # Order
+//
+// Events of one topic and key are handled one after another; different keys side
+// by side, up to [ConsumerConfig.Concurrency]. Replicas run the same consumer:
+// one is active at a time, by a lease in the database. When another takes over,
+// the broker starts again right behind the oldest event that was not
+// acknowledged, so nothing overtakes what the other left half done; the marks
+// sort out what it had finished.
+//
+// # Failures
+//
+// What a handler returns decides. An error counts against the event, in a table:
+// it is tried again after a growing wait, in process, while later events of its
+// key wait behind it and other keys go on. After [ConsumerConfig.MaxAttempts], or
+// at once for [Permanent], it becomes a dead letter, and its key is parked: later
+// events join the list behind it. [Consumer.Redrive] or [Consumer.Drop] lets the
+// key go on, in order.
+//
+// An error marked by [Infrastructure], a database that does not answer or a
+// serialization failure says nothing about the event. It counts for nothing; the
+// whole consumer pauses and tries again. A context that ended counts for nothing
+// either.
+//
+// An event that does not decode becomes a dead letter with whatever could be
+// read of it.
+//
+// # Errors
+//
+// [ErrNotDead]: there is no such dead letter to act on.
+//
+// # Telemetry
+//
+// [Hooks] report each step of each event; [ReadDeadLetters] lists what needs an
+// operator.
+package inbox

@@ -1,0 +1,105 @@
+package outbox
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/napkin-kit/napkin/kit/sqldb"
+)
+
+// Backlog is what an outbox still has to publish.
+type Backlog struct {
+	// Unpublished counts the committed events that are not known to be
+	// published, Stalled among them.
+	Unpublished int
+	// Stalled counts the events that were refused or wait behind one of their
+	// key that was.
+	Stalled int
+	// OpenHoles counts the ranges of ids that the relay passed and that a
+	// transaction still running may fill. Always 0 on SQLite.
+	OpenHoles int
+	// Oldest is when the oldest unpublished event was appended; zero where
+	// there is none.
+	Oldest time.Time
+}
+
+// Empty reports whether everything appended so far is published.
+func (b Backlog) Empty() bool { return b.Unpublished == 0 && b.OpenHoles == 0 }
+
+const backlogSQL = `WITH pending AS (
+	SELECT created FROM napkin_outbox WHERE id > (SELECT cursor_id FROM napkin_outbox_relay WHERE name = 'outbox')
+	UNION ALL
+	SELECT o.created FROM napkin_outbox_hole h JOIN napkin_outbox o ON o.id BETWEEN h.lo AND h.hi
+	UNION ALL
+	SELECT o.created FROM napkin_outbox_stalled s JOIN napkin_outbox o ON o.id = s.id)
+SELECT (SELECT count(*) FROM pending), (SELECT min(created) FROM pending),
+	(SELECT count(*) FROM napkin_outbox_hole), (SELECT count(*) FROM napkin_outbox_stalled)`
+
+// ReadBacklog reads what the outbox in db still has to publish. It needs no
+// relay, so an operator's command can call it.
+func ReadBacklog(ctx context.Context, db *sqldb.DB) (Backlog, error) {
+	var b Backlog
+	var oldest sql.NullInt64
+	err := db.Read.QueryRowContext(ctx, backlogSQL).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled)
+	if err != nil {
+		return Backlog{}, fmt.Errorf("outbox: read the backlog: %w", err)
+	}
+	if oldest.Valid {
+		b.Oldest = sqldb.FromMicros(oldest.Int64)
+	}
+	return b, nil
+}
+
+// StalledEvent is an event that the broker refused, or that waits behind one.
+type StalledEvent struct {
+	// RowID names it in [DiscardStalled].
+	RowID                     int64
+	EventID, Type, Topic, Key string
+	// Attempts counts the failed publications; 0 where it only waits.
+	Attempts int
+	// Cause is the last failure.
+	Cause string
+}
+
+const stalledSQL = `SELECT s.id, o.event_id, o.attributes, s.topic, s.key, s.attempts, s.cause
+FROM napkin_outbox_stalled s JOIN napkin_outbox o ON o.id = s.id ORDER BY s.id LIMIT $1`
+
+// ReadStalled lists up to limit stalled events, oldest first.
+func ReadStalled(ctx context.Context, db *sqldb.DB, limit int) ([]StalledEvent, error) {
+	rows, err := db.Read.QueryContext(ctx, stalledSQL, limit)
+	if err != nil {
+		return nil, fmt.Errorf("outbox: read the stalled events: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err below tells
+	var out []StalledEvent
+	for rows.Next() {
+		var s StalledEvent
+		var attributes []byte
+		if err := rows.Scan(&s.RowID, &s.EventID, &attributes, &s.Topic, &s.Key, &s.Attempts, &s.Cause); err != nil {
+			return nil, fmt.Errorf("outbox: read the stalled events: %w", err)
+		}
+		s.Type = attributeType(attributes)
+		out = append(out, s)
+	}
+	return out, rows.Err()
+}
+
+// ErrNotStalled is returned by [DiscardStalled] where no stalled event has the
+// id, or it only waits behind another one.
+var ErrNotStalled = errors.New("outbox: no event with this id was refused")
+
+// DiscardStalled gives up a refused event for good: it is never published, and
+// the events behind it go on. It is an operator's act.
+func DiscardStalled(ctx context.Context, db *sqldb.DB, rowID int64) error {
+	res, err := db.Write.ExecContext(ctx, `DELETE FROM napkin_outbox_stalled WHERE id = $1 AND attempts > 0`, rowID)
+	if err != nil {
+		return fmt.Errorf("outbox: discard: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(ErrNotStalled, err)
+	}
+	return nil
+}
