@@ -30,8 +30,8 @@ type Subscription struct {
 	Topics []string
 	// Types to receive; empty means every type of the topics.
 	Types []string
-	// MaxInFlight bounds the deliveries that are neither acknowledged nor
-	// retried. The broker stops delivering at it. Defaults to 256.
+	// MaxInFlight bounds each topic's deliveries that are neither acknowledged
+	// nor retried. The broker stops delivering at it. Defaults to 256.
 	MaxInFlight int
 }
 
@@ -92,9 +92,9 @@ type Delivery interface {
 // Subscriber receives events from a broker.
 type Subscriber interface {
 	// Subscribe calls deliver for every event, in the stream's order for each
-	// topic and from one goroutine, until ctx ends; then it returns nil, with
+	// topic and one call at a time, until ctx ends; then it returns nil, with
 	// no call of deliver running. deliver must hand the delivery on and return:
-	// MaxInFlight bounds how many it is given.
+	// MaxInFlight bounds how many of each topic it is given.
 	//
 	// A group's first Subscribe starts at the oldest event that the stream
 	// holds. Every later one starts again right behind the oldest delivery that

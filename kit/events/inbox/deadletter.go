@@ -172,15 +172,18 @@ func Drop(ctx context.Context, db *sqldb.DB, id int64) error {
 		if err != nil {
 			return err
 		}
+		if state == stateDead && key != "" {
+			// The key's row first, as the redrive takes them.
+			if err := letGo(ctx, tx, consumer, topic, key); err != nil {
+				return err
+			}
+		}
 		res, err := tx.ExecContext(ctx, `UPDATE napkin_dead_letter SET state = 'dropped', resolved = $2 WHERE id = $1 AND state IN ('dead', 'parked')`, id, time.Now().UnixMicro())
 		if err != nil {
 			return err
 		}
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(ErrNotDead, err)
-		}
-		if state == stateDead && key != "" {
-			return letGo(ctx, tx, consumer, topic, key)
 		}
 		return nil
 	})

@@ -1,0 +1,188 @@
+package natsevents
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/napkin-kit/napkin/kit/events"
+)
+
+// Subscribe implements events.Subscriber. Streams that do not exist are made.
+func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver func(context.Context, events.Delivery)) error {
+	if err := s.Validate(); err != nil {
+		return fmt.Errorf("natsevents: %w", err)
+	}
+	if b.isClosed() {
+		return events.ErrClosed
+	}
+	var one sync.Mutex // one call of deliver at a time, whichever the topic
+	var wg sync.WaitGroup
+	for _, topic := range s.Topics {
+		wg.Go(func() {
+			b.follow(ctx, s, topic, func(d events.Delivery) {
+				one.Lock()
+				defer one.Unlock()
+				deliver(ctx, d)
+			})
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+// follow receives one topic until ctx ends, in runs: a run ends with the
+// connection it began on, or when the server no longer knows the consumer.
+func (b *Broker) follow(ctx context.Context, s events.Subscription, topic string, deliver func(events.Delivery)) {
+	failures := 0
+	for ctx.Err() == nil {
+		err := b.run(ctx, s, topic, deliver)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := time.Duration(0)
+		if err != nil {
+			wait = min(50*time.Millisecond<<min(failures, 10), 2*time.Second)
+			failures++
+			b.cfg.Logger.WarnContext(ctx, "natsevents: receiving was interrupted, starting again", "group", s.Group, "topic", topic, "error", err)
+		} else {
+			failures = 0
+		}
+		pause(ctx, wait)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// run receives on one connection. nil means that it began and the connection
+// changed.
+func (b *Broker) run(ctx context.Context, s events.Subscription, topic string, deliver func(events.Delivery)) error {
+	connection := b.nc.Stats().Reconnects
+	c, err := b.consumer(ctx, s, topic)
+	if err != nil {
+		return err
+	}
+	over := make(chan error, 1)
+	end := func(err error) {
+		select {
+		case over <- err:
+		default:
+		}
+	}
+	var mu sync.Mutex // guards stopped, and with it deliver
+	stopped := false
+	handler := func(m jetstream.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
+		}
+		if b.nc.Stats().Reconnects != connection {
+			// What the server sent before may be lost; this would overtake it.
+			stopped = true
+			end(nil)
+			return
+		}
+		deliver(newDelivery(m, topic))
+	}
+	consuming, err := c.Consume(handler,
+		// The server holds back at MaxAckPending, so nothing piles up here. A pull
+		// is answered with what there is, never held to fill a batch.
+		jetstream.PullMaxMessages(min(s.InFlight(), 500)),
+		jetstream.PullExpiry(30*time.Second),
+		jetstream.PullHeartbeat(5*time.Second),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { end(err) }))
+	if err != nil {
+		return fmt.Errorf("natsevents: consume %s: %w", topic, err)
+	}
+	select {
+	case err = <-over:
+	case <-consuming.Closed():
+		err = errors.New("natsevents: the consumer was closed")
+	case <-ctx.Done():
+	}
+	mu.Lock()
+	stopped = true // from here on no delivery, whatever is still on its way
+	mu.Unlock()
+	consuming.Stop()
+	<-consuming.Closed()
+	return err
+}
+
+// consumer finds or makes the durable consumer and sets it back to the oldest
+// event that was not acknowledged.
+func (b *Broker) consumer(ctx context.Context, s events.Subscription, topic string) (jetstream.Consumer, error) {
+	if _, err := b.ensure(ctx, topic); err != nil {
+		return nil, err
+	}
+	rctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	cfg := jetstream.ConsumerConfig{
+		Durable:       s.Group,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       b.cfg.AckWait,
+		MaxAckPending: s.InFlight(),
+		MaxDeliver:    -1, // the inbox counts failures; the server's number counts crashes too
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+	}
+	for _, t := range s.Types {
+		cfg.FilterSubjects = append(cfg.FilterSubjects, topic+".*."+t)
+	}
+	c, err := b.js.CreateOrUpdateConsumer(rctx, topic, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("natsevents: consumer %s of topic %s: %w", s.Group, topic, err)
+	}
+	if c.CachedInfo().NumAckPending == 0 {
+		return c, nil
+	}
+	if _, err := b.js.ResetConsumer(rctx, topic, s.Group); err != nil {
+		if !b.nc.IsConnected() || ctx.Err() != nil {
+			return nil, fmt.Errorf("natsevents: reset consumer %s of topic %s: %w", s.Group, topic, err)
+		}
+		b.cfg.Logger.WarnContext(ctx, "natsevents: the server cannot reset a consumer (2.14 or newer can), waiting for AckWait instead",
+			"group", s.Group, "topic", topic, "wait", b.cfg.AckWait, "error", err)
+		pause(ctx, b.cfg.AckWait)
+	}
+	return c, nil
+}
+
+// delivery is a JetStream message as an events.Delivery.
+type delivery struct {
+	msg     jetstream.Msg
+	event   events.Event
+	err     error
+	attempt int
+}
+
+func newDelivery(m jetstream.Msg, topic string) *delivery {
+	d := &delivery{msg: m, attempt: 1}
+	d.event, d.err = decode(topic, m.Headers(), m.Data())
+	if md, err := m.Metadata(); err == nil {
+		d.attempt = int(min(md.NumDelivered, 1<<30)) //nolint:gosec // bounded
+	}
+	return d
+}
+
+func (d *delivery) Event() events.Event              { return d.event }
+func (d *delivery) Err() error                       { return d.err }
+func (d *delivery) Attempt() int                     { return d.attempt }
+func (d *delivery) Ack(context.Context) error        { return d.msg.Ack() }
+func (d *delivery) InProgress(context.Context) error { return d.msg.InProgress() }
+
+func (d *delivery) Retry(_ context.Context, after time.Duration) error {
+	if after <= 0 {
+		return d.msg.Nak()
+	}
+	return d.msg.NakWithDelay(after)
+}
