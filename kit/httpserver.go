@@ -115,15 +115,33 @@ func (s *Service) protected(rec *recorder, r *http.Request, serve func()) {
 // gets larger or stands still.
 func (s *Service) limitBody(rec *recorder, r *http.Request) error {
 	limit := s.cfg.MaxRequestBytes
+	raw := innermost(rec.ResponseWriter)
 	if r.ContentLength > limit {
-		rec.Header().Set("Connection", "close") // do not read what nobody wants
+		if r.Header.Get("Expect") == "" {
+			// One byte past a limit of none makes net/http linger after the answer;
+			// closing at once would reset the connection of a client still sending.
+			_ = rec.control.SetReadDeadline(time.Now().Add(time.Second))
+			_, _ = http.MaxBytesReader(raw, r.Body, 0).Read(make([]byte, 1))
+			_ = rec.control.SetReadDeadline(time.Time{})
+		}
 		return problem.Of(&http.MaxBytesError{Limit: limit})
 	}
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}
-	r.Body = &steadyBody{ReadCloser: http.MaxBytesReader(rec.ResponseWriter, r.Body, limit), control: rec.control}
+	r.Body = &steadyBody{ReadCloser: http.MaxBytesReader(raw, r.Body, limit), control: rec.control}
 	return nil
+}
+
+// innermost is net/http's own writer, whom MaxBytesReader has to tell.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = u.Unwrap()
+	}
 }
 
 // steadyBody gives each read of the body a deadline, and takes it away at the end, so
