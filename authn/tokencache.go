@@ -25,7 +25,7 @@ type tokenCache struct {
 }
 
 func newTokenCache(size int) *tokenCache {
-	return &tokenCache{half: max(size, 0) / 2}
+	return &tokenCache{half: (max(size, 0) + 1) / 2}
 }
 
 // get returns the principal verified from a token, if that was by the keys of

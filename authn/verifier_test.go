@@ -301,6 +301,51 @@ func TestACachedTokenExpires(t *testing.T) {
 	})
 }
 
+func TestTheTokenCacheIsBounded(t *testing.T) {
+	i := authntest.NewTokenIssuer(t, issuer, audience)
+	for _, size := range []int{-1, 1, 4} {
+		cfg := i.VerifierConfig()
+		cfg.CacheSize = size
+		v, err := authn.NewVerifier(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 20 {
+			raw := i.Token(t, fmt.Sprintf("u%d", n))
+			for range 2 {
+				if p, err := v.Verify(t.Context(), raw); err != nil || p.Subject != fmt.Sprintf("u%d", n) {
+					t.Errorf("size %d, token %d: %v, %v", size, n, p, err)
+				}
+			}
+		}
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	i := authntest.NewTokenIssuer(b, issuer, audience)
+	for name, size := range map[string]int{"cached": 0, "uncached": -1} {
+		b.Run(name, func(b *testing.B) {
+			cfg := i.VerifierConfig()
+			cfg.CacheSize = size
+			v, err := authn.NewVerifier(cfg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer v.Close()
+			raw := i.Mint(b, map[string]any{"exp": time.Now().Add(time.Hour).Unix()})
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := v.Verify(b.Context(), raw); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func TestTheTokenIsNeverPrinted(t *testing.T) {
 	i := authntest.NewTokenIssuer(t, issuer, audience)
 	raw := i.Mint(t, map[string]any{"sub": "u1", "email": "demo@shop.test"})

@@ -211,6 +211,33 @@ func TestARestartedIssuerIsTheSameAuthority(t *testing.T) {
 	}
 }
 
+func TestARotatedAuthorityIsKept(t *testing.T) {
+	dir := t.TempDir()
+	first := newIssuer(t, devworkload.Config{Dir: dir, CAOverlap: time.Nanosecond})
+	s := connect(t, listen(t, first, order, ""), order)
+	old := leaf(t, s)
+	if err := first.RotateCA(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, s, "an SVID of the new authority", func() bool {
+		return leaf(t, s).Issuer.SerialNumber != old.Issuer.SerialNumber
+	})
+	signer := leaf(t, s).Issuer.SerialNumber
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	second := newIssuer(t, devworkload.Config{Dir: dir})
+	again := connect(t, listen(t, second, order, ""), order)
+	if got := leaf(t, again).Issuer.SerialNumber; got != signer {
+		t.Errorf("signed by %s after the restart, by %s before", got, signer)
+	}
+	bundle, err := again.GetX509BundleForTrustDomain(second.TrustDomain())
+	if err != nil || len(bundle.X509Authorities()) != 2 {
+		t.Errorf("the first authority is to be trusted still: %v, %v", bundle, err)
+	}
+}
+
 func TestIssuersThatStartAtOnceShareTheAuthority(t *testing.T) {
 	dir := t.TempDir()
 	var wg sync.WaitGroup

@@ -88,6 +88,30 @@ func (s *service) FullDuplexCall(ss grpc.BidiStreamingServer[pb.StreamingOutputC
 	}
 }
 
+// A telemetry interceptor outside sees the reason that the caller is not told.
+func TestTheReasonStaysInTheProcess(t *testing.T) {
+	policy := policyFor(t, authn.Rule{AnyWorkload: true})
+	notCalled := func(context.Context, any) (any, error) { t.Error("the handler ran"); return nil, nil }
+	_, err := grpcauthn.UnaryServer(policy, nil)(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: unary}, notCalled)
+	if !errors.Is(err, authn.ErrPeerUnknown) || status.Code(err) != codes.Unauthenticated {
+		t.Errorf("unary: %v", err)
+	}
+	noDetail(t, err)
+	err = grpcauthn.StreamServer(policy, nil)(nil, bareStream{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: stream},
+		func(any, grpc.ServerStream) error { t.Error("the handler ran"); return nil })
+	if !errors.Is(err, authn.ErrPeerUnknown) || status.Code(err) != codes.Unauthenticated {
+		t.Errorf("stream: %v", err)
+	}
+	noDetail(t, err)
+}
+
+type bareStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s bareStream) Context() context.Context { return s.ctx }
+
 // start serves svc and returns its address.
 func start(t *testing.T, svc *service, guard *grpcauthn.Server, opts ...grpc.ServerOption) string {
 	t.Helper()

@@ -14,6 +14,9 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
+
 	"github.com/napkin-kit/napkin/authn"
 )
 
@@ -85,7 +88,14 @@ func Connect(ctx context.Context, socket string, id spiffeid.ID, cfg *Config) (*
 	if err := workloadapi.ValidateAddress(socket); err != nil {
 		return nil, fmt.Errorf("workload: Workload API socket %q: %w", socket, err)
 	}
-	client, err := workloadapi.New(ctx, workloadapi.WithAddr(socket), workloadapi.WithBackoffStrategy(backoffStrategy{}))
+	client, err := workloadapi.New(ctx,
+		workloadapi.WithAddr(socket),
+		workloadapi.WithBackoffStrategy(backoffStrategy{}),
+		workloadapi.WithDialOptions(grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           grpcbackoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 0.2, MaxDelay: maxBackoff},
+			MinConnectTimeout: maxBackoff,
+		})),
+	)
 	if err != nil {
 		return nil, fmt.Errorf("workload: Workload API at %s: %w", socket, err)
 	}
@@ -226,6 +236,7 @@ func (w watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 		}
 	}
 	s.mu.Lock()
+	regained := s.lastErr != nil
 	s.offered = offered
 	if chosen != nil {
 		s.svid, s.bundles, s.lastErr = chosen, update.Bundles, nil
@@ -238,22 +249,31 @@ func (w watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 		s.logger.Warn("the Workload API no longer offers this identity; keeping the last one", "spiffe_id", s.id.String())
 		return
 	}
+	if regained {
+		s.logger.Info("the Workload API is back", "spiffe_id", s.id.String())
+	}
 	s.logger.Debug("identity updated", "spiffe_id", s.id.String(), "expires", chosen.Certificates[0].NotAfter)
 }
 
 func (w watcher) OnX509ContextWatchError(err error) {
 	s := w.s
 	s.mu.Lock()
-	closed := s.closed
+	first := s.lastErr == nil && !s.closed // one line for each outage
 	s.lastErr = err
 	s.mu.Unlock()
-	if !closed {
+	if first {
 		s.logger.Warn("lost the Workload API; reconnecting", "spiffe_id", s.id.String(), "error", err)
 	}
 }
 
-// backoffStrategy retries from 100 ms to 5 s. The client's default begins at
-// one second, which a service that starts beside its issuer would sit out.
+// The defaults are one second to thirty between watches, and to two minutes
+// between connections. The API is a socket on this host: asking it often costs
+// nothing, and an SVID may not have two minutes left.
+const (
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 2 * time.Second
+)
+
 type backoffStrategy struct{}
 
 func (backoffStrategy) NewBackoff() workloadapi.Backoff { return &backoff{} }
@@ -261,7 +281,7 @@ func (backoffStrategy) NewBackoff() workloadapi.Backoff { return &backoff{} }
 type backoff struct{ n int }
 
 func (b *backoff) Next() time.Duration {
-	d := min(100*time.Millisecond<<min(b.n, 10), 5*time.Second)
+	d := min(minBackoff<<min(b.n, 10), maxBackoff)
 	b.n++
 	return d
 }
