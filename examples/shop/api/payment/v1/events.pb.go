@@ -543,6 +543,59 @@ func (x *RefundIssued) GetAmount() *v1.Money {
 	return nil
 }
 
+// RefundRefused is the provider's no to a refund. The refund saga is then stuck: an operator has to see to it.
+type RefundRefused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	OrderId       string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefundRefused) Reset() {
+	*x = RefundRefused{}
+	mi := &file_payment_v1_events_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefundRefused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefundRefused) ProtoMessage() {}
+
+func (x *RefundRefused) ProtoReflect() protoreflect.Message {
+	mi := &file_payment_v1_events_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefundRefused.ProtoReflect.Descriptor instead.
+func (*RefundRefused) Descriptor() ([]byte, []int) {
+	return file_payment_v1_events_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RefundRefused) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *RefundRefused) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_payment_v1_events_proto protoreflect.FileDescriptor
 
 const file_payment_v1_events_proto_rawDesc = "" +
@@ -577,7 +630,10 @@ const file_payment_v1_events_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"X\n" +
 	"\fRefundIssued\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12-\n" +
-	"\x06amount\x18\x02 \x01(\v2\x15.shop.common.v1.MoneyR\x06amountBEZCgithub.com/napkin-kit/napkin/examples/shop/api/payment/v1;paymentv1b\x06proto3"
+	"\x06amount\x18\x02 \x01(\v2\x15.shop.common.v1.MoneyR\x06amount\"B\n" +
+	"\rRefundRefused\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reasonBEZCgithub.com/napkin-kit/napkin/examples/shop/api/payment/v1;paymentv1b\x06proto3"
 
 var (
 	file_payment_v1_events_proto_rawDescOnce sync.Once
@@ -591,7 +647,7 @@ func file_payment_v1_events_proto_rawDescGZIP() []byte {
 	return file_payment_v1_events_proto_rawDescData
 }
 
-var file_payment_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_payment_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_payment_v1_events_proto_goTypes = []any{
 	(*AuthorizePayment)(nil),      // 0: shop.payment.v1.AuthorizePayment
 	(*VoidPayment)(nil),           // 1: shop.payment.v1.VoidPayment
@@ -603,15 +659,16 @@ var file_payment_v1_events_proto_goTypes = []any{
 	(*PaymentCaptured)(nil),       // 7: shop.payment.v1.PaymentCaptured
 	(*PaymentCaptureRefused)(nil), // 8: shop.payment.v1.PaymentCaptureRefused
 	(*RefundIssued)(nil),          // 9: shop.payment.v1.RefundIssued
-	(*v1.Money)(nil),              // 10: shop.common.v1.Money
+	(*RefundRefused)(nil),         // 10: shop.payment.v1.RefundRefused
+	(*v1.Money)(nil),              // 11: shop.common.v1.Money
 }
 var file_payment_v1_events_proto_depIdxs = []int32{
-	10, // 0: shop.payment.v1.AuthorizePayment.amount:type_name -> shop.common.v1.Money
-	10, // 1: shop.payment.v1.CapturePayment.amount:type_name -> shop.common.v1.Money
-	10, // 2: shop.payment.v1.RefundPayment.amount:type_name -> shop.common.v1.Money
-	10, // 3: shop.payment.v1.PaymentAuthorized.amount:type_name -> shop.common.v1.Money
-	10, // 4: shop.payment.v1.PaymentCaptured.amount:type_name -> shop.common.v1.Money
-	10, // 5: shop.payment.v1.RefundIssued.amount:type_name -> shop.common.v1.Money
+	11, // 0: shop.payment.v1.AuthorizePayment.amount:type_name -> shop.common.v1.Money
+	11, // 1: shop.payment.v1.CapturePayment.amount:type_name -> shop.common.v1.Money
+	11, // 2: shop.payment.v1.RefundPayment.amount:type_name -> shop.common.v1.Money
+	11, // 3: shop.payment.v1.PaymentAuthorized.amount:type_name -> shop.common.v1.Money
+	11, // 4: shop.payment.v1.PaymentCaptured.amount:type_name -> shop.common.v1.Money
+	11, // 5: shop.payment.v1.RefundIssued.amount:type_name -> shop.common.v1.Money
 	6,  // [6:6] is the sub-list for method output_type
 	6,  // [6:6] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
@@ -630,7 +687,7 @@ func file_payment_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_payment_v1_events_proto_rawDesc), len(file_payment_v1_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

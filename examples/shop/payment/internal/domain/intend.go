@@ -115,14 +115,15 @@ func Void(ctx context.Context, b Book, key, orderID string, now time.Time) (Deci
 			return Decision{}, err
 		}
 		if asked.Progress == Recorded && asked.Attempts == 0 {
-			// Nobody has called yet, and this transaction holds the row that the
-			// caller would have to claim.
+			// Nobody has called yet, and this transaction holds the row that a
+			// caller has to claim: nobody will.
 			asked.Progress = Withdrawn
-			p.State = StateVoided
-			return done, errors.Join(b.SaveIntent(ctx, asked), b.SavePayment(ctx, p, now))
+			if err := b.SaveIntent(ctx, asked); err != nil {
+				return Decision{}, err
+			}
 		}
 	}
-	p.State = StateVoidRequested
+	p.State, p.VoidKey = StateVoidRequested, key
 	return intend(ctx, b, p, Intent{Key: key, Kind: KindVoid, Amount: p.Amount}, now)
 }
 

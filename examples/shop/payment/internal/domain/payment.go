@@ -40,6 +40,8 @@ type Payment struct {
 	AuthorizeKey string
 	// AuthorizationID is the provider's name for it, once known.
 	AuthorizationID string
+	// VoidKey is the key of the intent that lets the money go, where there is one.
+	VoidKey string
 }
 
 // Kind names what an intent wants of the provider.
@@ -68,7 +70,7 @@ const (
 	// Succeeded and Refused are the provider's outcomes.
 	Succeeded Progress = "succeeded"
 	Refused   Progress = "refused"
-	// Withdrawn was taken back before its outcome was known.
+	// Withdrawn was taken back: whatever it would have done is absent.
 	Withdrawn Progress = "withdrawn"
 )
 

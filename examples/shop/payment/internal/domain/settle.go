@@ -12,6 +12,8 @@ type Outcome struct {
 	Reply   bool
 	Refused bool
 	Reason  string
+	// Held says, of a void, that there was a hold to let go.
+	Held bool
 }
 
 // Settle records what came of a claim. It is called once for each claim, and
@@ -64,15 +66,12 @@ func apply(ctx context.Context, b Book, p *Payment, i Intent, a Answer, now time
 	}
 	switch i.Kind {
 	case KindAuthorize:
-		if p.State == StateVoidRequested {
-			// Nobody waits for this answer any more; the void that is under way
-			// only has to know what there is to void.
-			outcome.Reply = false
-		}
 		if outcome.Refused {
-			if p.State == StateAuthorizing {
-				p.State = StateDeclined
+			if p.State == StateVoidRequested {
+				p.State = StateVoided // and there is nothing left to void
+				return outcome, withdraw(ctx, b, p.VoidKey)
 			}
+			p.State = StateDeclined
 			return outcome, nil
 		}
 		p.AuthorizationID = a.AuthorizationID
@@ -95,6 +94,7 @@ func apply(ctx context.Context, b Book, p *Payment, i Intent, a Answer, now time
 		if outcome.Refused {
 			return outcome, nil
 		}
+		outcome.Held = a.AuthorizationID != ""
 		return outcome, voided(ctx, b, p, a, i, enter)
 	default:
 		return Outcome{}, fmt.Errorf("payment: unknown intent %q", i.Kind)
@@ -104,15 +104,8 @@ func apply(ctx context.Context, b Book, p *Payment, i Intent, a Answer, now time
 // voided closes a payment whose hold is gone, or never was.
 func voided(ctx context.Context, b Book, p *Payment, a Answer, i Intent, enter func(string, EntryKind, int64) error) error {
 	p.State = StateVoided
-	asked, err := b.Intent(ctx, p.AuthorizeKey)
-	if err != nil {
+	if err := withdraw(ctx, b, p.AuthorizeKey); err != nil {
 		return err
-	}
-	if asked.Progress.Open() {
-		asked.Progress = Withdrawn
-		if err := b.SaveIntent(ctx, asked); err != nil {
-			return err
-		}
 	}
 	if a.AuthorizationID == "" {
 		return nil // there was nothing to reverse
@@ -123,4 +116,14 @@ func voided(ctx context.Context, b Book, p *Payment, a Answer, i Intent, enter f
 		return err
 	}
 	return enter(i.Key, EntryVoided, p.Amount)
+}
+
+// withdraw closes an intent whose effect is known to be absent.
+func withdraw(ctx context.Context, b Book, key string) error {
+	i, err := b.Intent(ctx, key)
+	if err != nil || !i.Progress.Open() {
+		return err
+	}
+	i.Progress = Withdrawn
+	return b.SaveIntent(ctx, i)
 }

@@ -41,9 +41,9 @@ func (b book) Payment(ctx context.Context, orderID string) (domain.Payment, erro
 func payment(ctx context.Context, tx sqldb.Tx, orderID, lock string) (domain.Payment, error) {
 	p := domain.Payment{OrderID: orderID}
 	var state string
-	err := tx.QueryRow(ctx, `SELECT user_id, method_id, amount, currency, state, authorize_key, authorization_id
+	err := tx.QueryRow(ctx, `SELECT user_id, method_id, amount, currency, state, authorize_key, authorization_id, void_key
 		FROM payments WHERE order_id = $1`+lock, orderID).
-		Scan(&p.UserID, &p.MethodID, &p.Amount, &p.Currency, &state, &p.AuthorizeKey, &p.AuthorizationID)
+		Scan(&p.UserID, &p.MethodID, &p.Amount, &p.Currency, &state, &p.AuthorizeKey, &p.AuthorizationID, &p.VoidKey)
 	if errors.Is(err, sql.ErrNoRows) {
 		return p, domain.ErrNoPayment
 	}
@@ -56,10 +56,11 @@ func payment(ctx context.Context, tx sqldb.Tx, orderID, lock string) (domain.Pay
 
 func (b book) SavePayment(ctx context.Context, p domain.Payment, at time.Time) error {
 	_, err := b.tx.ExecContext(ctx, `INSERT INTO payments
-			(order_id, user_id, method_id, amount, currency, state, authorize_key, authorization_id, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-		ON CONFLICT (order_id) DO UPDATE SET state = excluded.state, authorization_id = excluded.authorization_id, updated_at = excluded.updated_at`,
-		p.OrderID, p.UserID, p.MethodID, p.Amount, p.Currency, string(p.State), p.AuthorizeKey, p.AuthorizationID, sqldb.Micros(at))
+			(order_id, user_id, method_id, amount, currency, state, authorize_key, authorization_id, void_key, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (order_id) DO UPDATE SET state = excluded.state, authorization_id = excluded.authorization_id,
+			void_key = excluded.void_key, updated_at = excluded.updated_at`,
+		p.OrderID, p.UserID, p.MethodID, p.Amount, p.Currency, string(p.State), p.AuthorizeKey, p.AuthorizationID, p.VoidKey, sqldb.Micros(at))
 	if err != nil {
 		return fmt.Errorf("payment: save payment: %w", err)
 	}

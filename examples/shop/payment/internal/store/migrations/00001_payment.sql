@@ -23,6 +23,7 @@ CREATE TABLE payments (
     state            TEXT   NOT NULL,
     authorize_key    TEXT   NOT NULL,
     authorization_id TEXT   NOT NULL,
+    void_key         TEXT   NOT NULL,
     updated_at       BIGINT NOT NULL
 );
 
