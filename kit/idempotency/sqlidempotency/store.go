@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"time"
 
 	"github.com/napkin-kit/napkin/kit/idempotency"
@@ -235,14 +236,14 @@ const sweepBatch = 1000
 // Sweep deletes results that have expired, in small transactions, and returns
 // how many.
 func (s *Store) Sweep(ctx context.Context, db *sqldb.DB) (int, error) {
-	return sweep(ctx, db, "napkin_idempotency", sqldb.Micros(s.cfg.Now()))
+	return sweep(ctx, db, "napkin_idempotency", "expires <= "+strconv.FormatInt(sqldb.Micros(s.cfg.Now()), 10))
 }
 
-func sweep(ctx context.Context, db *sqldb.DB, table string, now int64) (int, error) {
+func sweep(ctx context.Context, db *sqldb.DB, table, expired string) (int, error) {
 	var total int
 	for {
 		res, err := db.Write.ExecContext(ctx, `DELETE FROM `+table+` WHERE (scope, operation, key) IN
-(SELECT scope, operation, key FROM `+table+` WHERE expires <= $1 ORDER BY expires LIMIT $2) AND expires <= $1`, now, sweepBatch)
+(SELECT scope, operation, key FROM `+table+` WHERE `+expired+` ORDER BY expires LIMIT $1) AND `+expired, sweepBatch)
 		if err != nil {
 			return total, fmt.Errorf("sqlidempotency: sweep: %w", err)
 		}
