@@ -13,7 +13,7 @@
 //		Name:     "checkout",
 //		Deadline: time.Minute,
 //		Steps: []saga.Step[Checkout]{
-//			saga.Parallel("prepare",
+//			saga.Parallel[Checkout]("prepare",
 //				&saga.Command[Checkout]{Name: "reserve-stock", Do: reserve, Undo: release},
 //				&saga.Command[Checkout]{Name: "authorize-payment", Do: authorize, Undo: void},
 //			),

@@ -93,9 +93,12 @@ type work struct {
 // Errors of the caller's code are recorded; the error returned is the
 // database's, or errFenced.
 func (c *Coordinator) step(ctx context.Context, id string, apply func(context.Context, *turn) error) (work, error) {
-	deferEnd := false
+	// quiet keeps what happened apart from what it makes possible: where a local
+	// step or a closing callback fails in the transaction that records an
+	// outcome, the outcome is recorded alone.
+	quiet := false
 	for try := 1; ; try++ {
-		w, t, err := c.transact(ctx, id, deferEnd, apply)
+		w, t, err := c.transact(ctx, id, quiet, apply)
 		var f *stepFailure
 		switch {
 		case err == nil:
@@ -104,14 +107,13 @@ func (c *Coordinator) step(ctx context.Context, id string, apply func(context.Co
 			if !c.rest(ctx, time.Duration(try)*5*time.Millisecond) {
 				return work{}, ctx.Err()
 			}
+		case errors.As(err, &f) && apply != nil && !quiet:
+			quiet = true
 		case errors.As(err, &f) && (infrastructure(ctx, f.err) || try >= 10):
 			return work{}, err
-		case errors.As(err, &f) && f.leaf == nil && apply != nil && !deferEnd:
-			deferEnd = true // keep the outcome; a turn of its own closes
 		case errors.As(err, &f):
 			revision := t.in.Revision
 			w, _, err = c.transact(ctx, id, true, func(ctx context.Context, t *turn) error {
-				t.localDone = true
 				if t.in.Revision == revision {
 					t.recordFailure(ctx, f)
 				}
@@ -143,8 +145,9 @@ func infrastructure(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || sqldb.IsUnavailable(err)
 }
 
-// transact runs one turn in one transaction.
-func (c *Coordinator) transact(ctx context.Context, id string, deferEnd bool, apply func(context.Context, *turn) error) (work, *turn, error) {
+// transact runs one turn in one transaction. A quiet one runs neither a local
+// step nor the closing callback.
+func (c *Coordinator) transact(ctx context.Context, id string, quiet bool, apply func(context.Context, *turn) error) (work, *turn, error) {
 	var t *turn
 	var w work
 	err := c.store.InTx(ctx, func(ctx context.Context, tx sqldb.Tx) error {
@@ -167,7 +170,7 @@ func (c *Coordinator) transact(ctx context.Context, id string, deferEnd bool, ap
 			return t.undecodable(ctx, err)
 		}
 		t.drives = true
-		t.deferEnd = deferEnd
+		t.deferEnd, t.localDone = quiet, quiet
 		t.point = Point{Saga: in.Name, ID: in.ID}
 		if err := t.replies(ctx); err != nil {
 			return err
@@ -184,7 +187,7 @@ func (c *Coordinator) transact(ctx context.Context, id string, deferEnd bool, ap
 			return err
 		}
 		w.jobs = t.jobs
-		w.again = len(t.log) > 0 && !in.DueAt.IsZero() && !in.DueAt.After(t.now)
+		w.again = (len(t.log) > 0 || quiet) && !in.DueAt.IsZero() && !in.DueAt.After(t.now)
 		return nil
 	})
 	return w, t, err
