@@ -14,7 +14,7 @@ type KeyedLimiterConfig struct {
 	Limit LimiterConfig
 	// MaxKeys bounds how many keys are remembered; beyond it the one unused for
 	// longest is forgotten, and would start with a full bucket. Defaults to
-	// 65536, about 20 MiB.
+	// 65536, about 15 MiB.
 	MaxKeys int
 }
 

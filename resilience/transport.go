@@ -26,8 +26,8 @@ import (
 // count as failures for the breaker; 429 counts as an answer.
 //
 // Criticality and attempt number travel in [HeaderCriticality] and
-// [HeaderAttempt]. An attempt's time bound ends with the response's header; the
-// body is bounded by the request's context alone.
+// [HeaderAttempt]. An attempt's time bound and its permit end with the
+// response's header; the body is bounded by the request's context alone.
 func NewTransport(base http.RoundTripper, d *Destinations) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport

@@ -360,6 +360,23 @@ func TestCeiling(t *testing.T) {
 }
 
 func TestDeclaredIdempotency(t *testing.T) {
+	registerTestService(t)
+	for method, want := range map[string]bool{
+		"/napkintest.S/Get": true, "/napkintest.S/Put": false, "/napkintest.S/None": false, "nonsense": false, "": false,
+	} {
+		if got := declaredIdempotent(method); got != want {
+			t.Errorf("%q: %t, want %t", method, got, want)
+		}
+	}
+}
+
+// registerTestService makes a service known as generated code does: once per
+// process.
+func registerTestService(t *testing.T) {
+	t.Helper()
+	if _, err := protoregistry.GlobalFiles.FindFileByPath("napkin_test.proto"); err == nil {
+		return
+	}
 	level := descriptorpb.MethodOptions_NO_SIDE_EFFECTS
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
 		Name: proto.String("napkin_test.proto"), Package: proto.String("napkintest"), Syntax: proto.String("proto3"),
@@ -377,13 +394,6 @@ func TestDeclaredIdempotency(t *testing.T) {
 	}
 	if err := protoregistry.GlobalFiles.RegisterFile(file); err != nil {
 		t.Fatal(err)
-	}
-	for method, want := range map[string]bool{
-		"/napkintest.S/Get": true, "/napkintest.S/Put": false, "/napkintest.S/None": false, "nonsense": false, "": false,
-	} {
-		if got := declaredIdempotent(method); got != want {
-			t.Errorf("%q: %t, want %t", method, got, want)
-		}
 	}
 }
 
