@@ -198,8 +198,12 @@ func TestCloseEndsAFetch(t *testing.T) {
 			failed <- err
 		}()
 		synctest.Wait()
+		before := time.Now()
 		if err := v.Close(); err != nil {
 			t.Fatal(err)
+		}
+		if waited := time.Since(before); waited != 0 {
+			t.Errorf("Close waited %v for a fetch that it should have ended", waited)
 		}
 		for range 2 {
 			if err := <-failed; !errors.Is(err, authn.ErrUnavailable) {
@@ -235,12 +239,19 @@ func TestKeySetsThatAreNotUsed(t *testing.T) {
 	nameless := k.jwk("")
 	good := doc(k.jwk("k1"))
 
+	elsewhere := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Host == "evil.test" {
+			return serve(200, good).Transport.RoundTrip(r)
+		}
+		return serve(302, "").Transport.RoundTrip(r)
+	})}
+
 	for name, c := range map[string]struct {
 		client *http.Client
 		want   error
 	}{
 		"an error page":          {serve(500, good), authn.ErrUnavailable},
-		"a redirect":             {serve(302, good), authn.ErrUnavailable},
+		"a redirect":             {elsewhere, authn.ErrUnavailable},
 		"no JSON":                {serve(200, "<html>"), authn.ErrUnavailable},
 		"no keys":                {serve(200, `{"keys":[]}`), authn.ErrUnavailable},
 		"another document":       {serve(200, `{"issuer":"x"}`), authn.ErrUnavailable},

@@ -15,8 +15,9 @@ import (
 // behalf it calls.
 //
 // The raw token travels along so that a client adapter can forward it, and is
-// never printed: fmt, slog and encoding/json show a Principal without it, and
-// without the e-mail address.
+// never printed: fmt, slog and encoding/json show a Principal without it and
+// without the e-mail address. (In another struct's unexported field fmt looks
+// past all methods; there it shows the e-mail, and still not the token.)
 type Principal struct {
 	// Subject is the user: the token's "sub". Empty if the call is made by a
 	// workload on its own behalf.
@@ -119,12 +120,16 @@ type principalKey struct{}
 // WithPrincipal returns a context that carries p. Only whoever has established
 // p (an interceptor, a middleware, a test) calls it.
 func WithPrincipal(ctx context.Context, p Principal) context.Context {
-	return context.WithValue(ctx, principalKey{}, p)
+	// A pointer, for the reason that Principal.token is one.
+	return context.WithValue(ctx, principalKey{}, &p)
 }
 
 // PrincipalFrom returns the principal of the call that ctx belongs to, and
 // whether there is one.
 func PrincipalFrom(ctx context.Context) (Principal, bool) {
-	p, ok := ctx.Value(principalKey{}).(Principal)
-	return p, ok
+	p, ok := ctx.Value(principalKey{}).(*Principal)
+	if !ok {
+		return Principal{}, false
+	}
+	return *p, true
 }
