@@ -145,10 +145,10 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	// Commands record intents and wake the worker; the worker settles them and
 	// has the commands answered.
 	var worker *transport.Worker
-	commands := transport.NewCommands(cfg.DB, steps, func() { worker.Wake() })
+	commands := transport.NewCommands(cfg.DB, steps, cfg.Hooks.Events, func() { worker.Wake() })
 	vault := store.NewVault(cfg.DB, sealer)
 	worker = transport.NewWorker(transport.WorkerConfig{
-		DB: cfg.DB, Vault: vault, Acquirer: acquirer, Reply: commands.Reply,
+		DB: cfg.DB, Vault: vault, Acquirer: acquirer, Reply: commands.Reply, Resume: commands.Resume,
 		CallTimeout: cfg.ProviderTimeout, Concurrency: cfg.Concurrency,
 		Logger: svc.Logger(), Point: cfg.Hooks.Point,
 	})

@@ -30,7 +30,7 @@ type Charge struct {
 }
 
 // Authorize records that an order's total is to be held on the customer's card.
-func Authorize(ctx context.Context, b Book, key string, c Charge, now time.Time) (Decision, error) {
+func Authorize(ctx context.Context, b Book, key string, c Charge, from Origin, now time.Time) (Decision, error) {
 	switch _, err := b.Payment(ctx, c.OrderID); {
 	case err == nil:
 		// Another step asked for this order's money already: one order, one
@@ -52,11 +52,11 @@ func Authorize(ctx context.Context, b Book, key string, c Charge, now time.Time)
 		OrderID: c.OrderID, UserID: c.UserID, MethodID: c.MethodID, Amount: c.Amount, Currency: c.Currency,
 		State: StateAuthorizing, AuthorizeKey: key,
 	}
-	return intend(ctx, b, p, Intent{Key: key, Kind: KindAuthorize, Amount: c.Amount}, now)
+	return intend(ctx, b, p, Intent{Key: key, Kind: KindAuthorize, Amount: c.Amount, Origin: from}, now)
 }
 
 // Capture records that money that is held is to be taken.
-func Capture(ctx context.Context, b Book, key, orderID string, amount int64, now time.Time) (Decision, error) {
+func Capture(ctx context.Context, b Book, key, orderID string, amount int64, from Origin, now time.Time) (Decision, error) {
 	p, err := b.Payment(ctx, orderID)
 	switch {
 	case errors.Is(err, ErrNoPayment):
@@ -68,11 +68,11 @@ func Capture(ctx context.Context, b Book, key, orderID string, amount int64, now
 	case amount <= 0 || amount > p.Amount:
 		return refused("amount_exceeds_authorization"), nil
 	}
-	return intend(ctx, b, p, Intent{Key: key, Kind: KindCapture, Amount: amount}, now)
+	return intend(ctx, b, p, Intent{Key: key, Kind: KindCapture, Amount: amount, Origin: from}, now)
 }
 
 // Refund records that money that was taken is to be given back.
-func Refund(ctx context.Context, b Book, key, orderID string, amount int64, now time.Time) (Decision, error) {
+func Refund(ctx context.Context, b Book, key, orderID string, amount int64, from Origin, now time.Time) (Decision, error) {
 	p, err := b.Payment(ctx, orderID)
 	switch {
 	case errors.Is(err, ErrNoPayment):
@@ -89,12 +89,12 @@ func Refund(ctx context.Context, b Book, key, orderID string, amount int64, now 
 	if amount <= 0 || sums.Refunded+amount > sums.Captured {
 		return refused("amount_exceeds_captured"), nil
 	}
-	return intend(ctx, b, p, Intent{Key: key, Kind: KindRefund, Amount: amount}, now)
+	return intend(ctx, b, p, Intent{Key: key, Kind: KindRefund, Amount: amount, Origin: from}, now)
 }
 
 // Void records that money that is held, or may be, is to be let go. Where none
 // is held it is done at once.
-func Void(ctx context.Context, b Book, key, orderID string, now time.Time) (Decision, error) {
+func Void(ctx context.Context, b Book, key, orderID string, from Origin, now time.Time) (Decision, error) {
 	p, err := b.Payment(ctx, orderID)
 	if errors.Is(err, ErrNoPayment) {
 		return done, nil
@@ -124,7 +124,7 @@ func Void(ctx context.Context, b Book, key, orderID string, now time.Time) (Deci
 		}
 	}
 	p.State, p.VoidKey = StateVoidRequested, key
-	return intend(ctx, b, p, Intent{Key: key, Kind: KindVoid, Amount: p.Amount}, now)
+	return intend(ctx, b, p, Intent{Key: key, Kind: KindVoid, Amount: p.Amount, Origin: from}, now)
 }
 
 func intend(ctx context.Context, b Book, p Payment, i Intent, now time.Time) (Decision, error) {

@@ -94,6 +94,18 @@ type Intent struct {
 	// claim lapses.
 	DueAt     time.Time
 	CreatedAt time.Time
+	Origin    Origin
+}
+
+// Origin is the flow that an intent belongs to, so that its outcome is told as
+// part of it although another goroutine, or another process, finds it out.
+type Origin struct {
+	CorrelationID string `json:"correlation_id,omitempty"`
+	// CausationID is the command's event.
+	CausationID string `json:"causation_id,omitempty"`
+	UserID      string `json:"user_id,omitempty"`
+	TraceParent string `json:"trace_parent,omitempty"`
+	TraceState  string `json:"trace_state,omitempty"`
 }
 
 // EntryKind names a line of the ledger.

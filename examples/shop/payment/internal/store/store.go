@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -67,15 +68,21 @@ func (b book) SavePayment(ctx context.Context, p domain.Payment, at time.Time) e
 	return nil
 }
 
-const intentColumns = `key, order_id, kind, amount, currency, progress, reason, attempts, due_at, created_at`
+const intentColumns = `key, order_id, kind, amount, currency, progress, reason, attempts, due_at, created_at, origin`
 
 func scanIntent(row interface{ Scan(...any) error }) (i domain.Intent, err error) {
-	var kind, progress string
+	var kind, progress, origin string
 	var due, created int64
-	err = row.Scan(&i.Key, &i.OrderID, &kind, &i.Amount, &i.Currency, &progress, &i.Reason, &i.Attempts, &due, &created)
+	err = row.Scan(&i.Key, &i.OrderID, &kind, &i.Amount, &i.Currency, &progress, &i.Reason, &i.Attempts, &due, &created, &origin)
+	if err != nil {
+		return i, err
+	}
+	if err := json.Unmarshal([]byte(origin), &i.Origin); err != nil {
+		return i, fmt.Errorf("origin of intent %s: %w", i.Key, err)
+	}
 	i.Kind, i.Progress = domain.Kind(kind), domain.Progress(progress)
 	i.DueAt, i.CreatedAt = sqldb.FromMicros(due), sqldb.FromMicros(created)
-	return i, err
+	return i, nil
 }
 
 func (b book) Intent(ctx context.Context, key string) (domain.Intent, error) {
@@ -90,11 +97,15 @@ func (b book) Intent(ctx context.Context, key string) (domain.Intent, error) {
 }
 
 func (b book) SaveIntent(ctx context.Context, i domain.Intent) error {
-	_, err := b.tx.ExecContext(ctx, `INSERT INTO intents (`+intentColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+	origin, err := json.Marshal(i.Origin)
+	if err != nil {
+		return fmt.Errorf("payment: save intent: %w", err)
+	}
+	_, err = b.tx.ExecContext(ctx, `INSERT INTO intents (`+intentColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 		ON CONFLICT (key) DO UPDATE SET progress = excluded.progress, reason = excluded.reason,
 			attempts = excluded.attempts, due_at = excluded.due_at`,
 		i.Key, i.OrderID, string(i.Kind), i.Amount, i.Currency, string(i.Progress), i.Reason, i.Attempts,
-		sqldb.Micros(i.DueAt), sqldb.Micros(i.CreatedAt))
+		sqldb.Micros(i.DueAt), sqldb.Micros(i.CreatedAt), string(origin))
 	if err != nil {
 		return fmt.Errorf("payment: save intent: %w", err)
 	}

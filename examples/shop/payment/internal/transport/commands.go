@@ -14,6 +14,7 @@ import (
 	paymentv1 "github.com/napkin-kit/napkin/examples/shop/api/payment/v1"
 	"github.com/napkin-kit/napkin/examples/shop/payment/internal/domain"
 	"github.com/napkin-kit/napkin/examples/shop/payment/internal/store"
+	"github.com/napkin-kit/napkin/kit/correlation"
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/events/inbox"
 	"github.com/napkin-kit/napkin/kit/events/protoevents"
@@ -33,13 +34,14 @@ const (
 type Commands struct {
 	runner      sqldb.Runner[*sql.Tx]
 	participant *participant.Participant
+	hooks       events.Hooks
 	wake        func()
 }
 
-// NewCommands returns the command handlers of a database. wake is called after
-// each commit that recorded an intent.
-func NewCommands(db *sqldb.DB, p *participant.Participant, wake func()) *Commands {
-	return &Commands{runner: sqldb.Std(db), participant: p, wake: wake}
+// NewCommands returns the command handlers of a database. hooks carry the trace
+// over from T1 to T2. wake is called after each commit that recorded an intent.
+func NewCommands(db *sqldb.DB, p *participant.Participant, hooks events.Hooks, wake func()) *Commands {
+	return &Commands{runner: sqldb.Std(db), participant: p, hooks: hooks, wake: wake}
 }
 
 // Register gives the handlers to the consumer of the command topic.
@@ -56,11 +58,11 @@ func (c *Commands) Register(consumer *inbox.Consumer[*sql.Tx]) {
 
 func (c *Commands) authorize(ctx context.Context, tx *sql.Tx, cmd events.Event) (events.Event, error) {
 	var m paymentv1.AuthorizePayment
-	return c.intend(ctx, tx, cmd, &m, func(b domain.Book, key string, now time.Time) (domain.Decision, error) {
+	return c.intend(ctx, tx, cmd, &m, func(b domain.Book, key string, from domain.Origin, now time.Time) (domain.Decision, error) {
 		return domain.Authorize(ctx, b, key, domain.Charge{
 			OrderID: m.GetOrderId(), UserID: m.GetUserId(), MethodID: m.GetPaymentMethodId(),
 			Amount: int64(m.GetAmount().GetAmountMinor()), Currency: m.GetAmount().GetCurrency(),
-		}, now)
+		}, from, now)
 	}, func(reason string) proto.Message {
 		return &paymentv1.PaymentDeclined{OrderId: m.GetOrderId(), Reason: reason}
 	})
@@ -68,8 +70,8 @@ func (c *Commands) authorize(ctx context.Context, tx *sql.Tx, cmd events.Event) 
 
 func (c *Commands) capture(ctx context.Context, tx *sql.Tx, cmd events.Event) (events.Event, error) {
 	var m paymentv1.CapturePayment
-	return c.intend(ctx, tx, cmd, &m, func(b domain.Book, key string, now time.Time) (domain.Decision, error) {
-		return domain.Capture(ctx, b, key, m.GetOrderId(), int64(m.GetAmount().GetAmountMinor()), now)
+	return c.intend(ctx, tx, cmd, &m, func(b domain.Book, key string, from domain.Origin, now time.Time) (domain.Decision, error) {
+		return domain.Capture(ctx, b, key, m.GetOrderId(), int64(m.GetAmount().GetAmountMinor()), from, now)
 	}, func(reason string) proto.Message {
 		return &paymentv1.PaymentCaptureRefused{OrderId: m.GetOrderId(), Reason: reason}
 	})
@@ -77,8 +79,8 @@ func (c *Commands) capture(ctx context.Context, tx *sql.Tx, cmd events.Event) (e
 
 func (c *Commands) refund(ctx context.Context, tx *sql.Tx, cmd events.Event) (events.Event, error) {
 	var m paymentv1.RefundPayment
-	return c.intend(ctx, tx, cmd, &m, func(b domain.Book, key string, now time.Time) (domain.Decision, error) {
-		return domain.Refund(ctx, b, key, m.GetOrderId(), int64(m.GetAmount().GetAmountMinor()), now)
+	return c.intend(ctx, tx, cmd, &m, func(b domain.Book, key string, from domain.Origin, now time.Time) (domain.Decision, error) {
+		return domain.Refund(ctx, b, key, m.GetOrderId(), int64(m.GetAmount().GetAmountMinor()), from, now)
 	}, func(reason string) proto.Message {
 		return &paymentv1.RefundRefused{OrderId: m.GetOrderId(), Reason: reason}
 	})
@@ -86,22 +88,22 @@ func (c *Commands) refund(ctx context.Context, tx *sql.Tx, cmd events.Event) (ev
 
 func (c *Commands) void(ctx context.Context, tx *sql.Tx, cmd events.Event) (events.Event, error) {
 	var m paymentv1.VoidPayment
-	return c.intend(ctx, tx, cmd, &m, func(b domain.Book, key string, now time.Time) (domain.Decision, error) {
+	return c.intend(ctx, tx, cmd, &m, func(b domain.Book, key string, from domain.Origin, now time.Time) (domain.Decision, error) {
 		// An Undo names Do's step; what it wants of the provider has a key of its
 		// own.
-		return domain.Void(ctx, b, key+"/undo", m.GetOrderId(), now)
+		return domain.Void(ctx, b, key+"/undo", m.GetOrderId(), from, now)
 	}, func(string) proto.Message { return &paymentv1.PaymentVoided{OrderId: m.GetOrderId()} })
 }
 
 // intend is T1: decode, decide, and say so to the participant. answer makes the
 // event for a command that is answered at once, with the reason of a refusal.
 func (c *Commands) intend(ctx context.Context, tx *sql.Tx, cmd events.Event, m proto.Message,
-	decide func(b domain.Book, key string, now time.Time) (domain.Decision, error), answer func(reason string) proto.Message,
+	decide func(b domain.Book, key string, from domain.Origin, now time.Time) (domain.Decision, error), answer func(reason string) proto.Message,
 ) (events.Event, error) {
 	if err := protoevents.Decode(cmd, m); err != nil {
 		return events.Event{}, inbox.Permanent(err)
 	}
-	d, err := decide(store.Book(c.runner.Wrap(tx), c.runner.Dialect()), participant.StepKey(cmd), time.Now())
+	d, err := decide(store.Book(c.runner.Wrap(tx), c.runner.Dialect()), participant.StepKey(cmd), c.origin(ctx), time.Now())
 	if err != nil {
 		return events.Event{}, err
 	}
@@ -117,6 +119,25 @@ func (c *Commands) intend(ctx context.Context, tx *sql.Tx, cmd events.Event, m p
 		return reply, saga.Refuse(d.Refusal)
 	}
 	return reply, nil
+}
+
+// origin remembers the flow that ctx belongs to.
+func (c *Commands) origin(ctx context.Context) domain.Origin {
+	ids := correlation.From(ctx)
+	var trace events.Event
+	c.hooks.InjectInto(ctx, &trace)
+	return domain.Origin{
+		CorrelationID: ids.CorrelationID, CausationID: ids.CausationID, UserID: ids.UserID,
+		TraceParent: trace.TraceParent, TraceState: trace.TraceState,
+	}
+}
+
+// Resume returns a context that continues the flow of a claim, for the call to
+// the provider and for T2.
+func (c *Commands) Resume(ctx context.Context, claim domain.Claim) context.Context {
+	o := claim.Intent.Origin
+	ctx = correlation.With(ctx, correlation.IDs{CorrelationID: o.CorrelationID, CausationID: o.CausationID, UserID: o.UserID})
+	return c.hooks.ExtractFrom(ctx, events.Event{TraceParent: o.TraceParent, TraceState: o.TraceState})
 }
 
 // Reply is the end of T2: it answers the command behind a settled intent.

@@ -24,13 +24,16 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// WorkerConfig configures a [Worker]. All but Point are required.
+// WorkerConfig configures a [Worker]. All but Point and Resume are required.
 type WorkerConfig struct {
 	DB       *sqldb.DB
 	Vault    *store.Vault
 	Acquirer domain.Acquirer
 	// Reply answers the command behind a settled claim, in T2.
 	Reply func(ctx context.Context, tx *sql.Tx, c domain.Claim, o domain.Outcome) error
+	// Resume returns a context that continues the flow that a claim belongs to.
+	// Optional.
+	Resume func(ctx context.Context, c domain.Claim) context.Context
 	// CallTimeout bounds one call or query.
 	CallTimeout time.Duration
 	// Concurrency bounds the calls in flight.
@@ -118,6 +121,9 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // work is one claim: call or query outside any transaction, then T2.
 func (w *Worker) work(ctx context.Context, c domain.Claim) {
+	if w.cfg.Resume != nil {
+		ctx = w.cfg.Resume(ctx, c)
+	}
 	point := "payment." + string(c.Intent.Kind) + "."
 	w.cfg.Point(ctx, point+"called")
 	// Twice the timeout: a query, and the call that it may lead to.

@@ -144,28 +144,28 @@ func (s *till) authorize(order, method string) domain.Decision {
 	return s.intend(func(ctx context.Context, b domain.Book) (domain.Decision, error) {
 		return domain.Authorize(ctx, b, "checkout/"+order+"/authorize", domain.Charge{
 			OrderID: order, UserID: "ann", MethodID: method, Amount: 1999, Currency: "EUR",
-		}, time.Now())
+		}, domain.Origin{}, time.Now())
 	})
 }
 
 func (s *till) capture(order string) domain.Decision {
 	s.t.Helper()
 	return s.intend(func(ctx context.Context, b domain.Book) (domain.Decision, error) {
-		return domain.Capture(ctx, b, "checkout/"+order+"/capture", order, 1999, time.Now())
+		return domain.Capture(ctx, b, "checkout/"+order+"/capture", order, 1999, domain.Origin{}, time.Now())
 	})
 }
 
 func (s *till) void(order string) domain.Decision {
 	s.t.Helper()
 	return s.intend(func(ctx context.Context, b domain.Book) (domain.Decision, error) {
-		return domain.Void(ctx, b, "checkout/"+order+"/authorize/undo", order, time.Now())
+		return domain.Void(ctx, b, "checkout/"+order+"/authorize/undo", order, domain.Origin{}, time.Now())
 	})
 }
 
 func (s *till) refund(order string) domain.Decision {
 	s.t.Helper()
 	return s.intend(func(ctx context.Context, b domain.Book) (domain.Decision, error) {
-		return domain.Refund(ctx, b, "refund/"+order+"/refund", order, 1999, time.Now())
+		return domain.Refund(ctx, b, "refund/"+order+"/refund", order, 1999, domain.Origin{}, time.Now())
 	})
 }
 

@@ -37,7 +37,9 @@ CREATE TABLE intents (
     reason     TEXT   NOT NULL,
     attempts   BIGINT NOT NULL,
     due_at     BIGINT NOT NULL,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    -- The correlation and trace that the intent belongs to, as JSON.
+    origin     TEXT   NOT NULL
 );
 CREATE INDEX intents_due ON intents (due_at) WHERE progress IN ('recorded', 'calling', 'unknown');
 CREATE INDEX intents_order ON intents (order_id);
