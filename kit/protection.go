@@ -19,14 +19,14 @@ import (
 func (s *Service) initResilience() error {
 	s.shedder, s.destinations = s.cfg.Shedder, s.cfg.Destinations
 	if s.shedder == nil {
-		shedder, err := resilience.NewShedder(nil)
+		shedder, err := resilience.NewShedder(&resilience.ShedderConfig{Hooks: s.ins.Shedder()})
 		if err != nil {
 			return fmt.Errorf("kit: %w", err)
 		}
 		s.shedder = shedder
 	}
 	if s.destinations == nil {
-		d, err := resilience.NewDestinations(nil)
+		d, err := resilience.NewDestinations(&resilience.DestinationsConfig{Hooks: s.ins.Resilience()})
 		if err != nil {
 			return fmt.Errorf("kit: %w", err)
 		}

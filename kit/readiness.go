@@ -17,6 +17,7 @@ const checkTimeout = 2 * time.Second
 type readiness struct {
 	mu     sync.Mutex
 	checks []check
+	last   []CheckResult // of the last run
 }
 
 type check struct {
@@ -53,7 +54,17 @@ func (r *readiness) run(ctx context.Context) (results []CheckResult, ok bool) {
 	}
 	wg.Wait()
 	slices.SortFunc(results, func(a, b CheckResult) int { return strings.Compare(a.Name, b.Name) })
+	r.mu.Lock()
+	r.last = results
+	r.mu.Unlock()
 	return results, !slices.ContainsFunc(results, func(r CheckResult) bool { return !r.OK })
+}
+
+// latest are the results of the last run, not to be changed.
+func (r *readiness) latest() []CheckResult {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
 }
 
 func (c check) run(ctx context.Context) CheckResult {

@@ -18,6 +18,7 @@ import (
 	"github.com/napkin-kit/napkin/authn/workload"
 	"github.com/napkin-kit/napkin/resilience"
 	"github.com/napkin-kit/napkin/telemetry"
+	"github.com/napkin-kit/napkin/telemetry/instrument"
 )
 
 // Service is one service's servers, clients and workers. It is a
@@ -29,6 +30,7 @@ type Service struct {
 	identity authn.Identity
 	domain   spiffeid.TrustDomain
 	tel      *telemetry.Telemetry
+	ins      *instrument.Instruments
 	log      *slog.Logger
 
 	grpc                 *grpc.Server
@@ -109,6 +111,9 @@ func (s *Service) open(ctx context.Context) error {
 	if err := s.initResilience(); err != nil {
 		return err
 	}
+	if err := s.observe(); err != nil {
+		return err
+	}
 	s.clients.init(s)
 	s.adminRoutes()
 	return s.newGRPCServer()
@@ -124,6 +129,11 @@ func (s *Service) startTelemetry(ctx context.Context) error {
 		s.tel = tel
 		s.OnClose("telemetry", tel.Shutdown)
 	}
+	ins, err := instrument.New(s.tel)
+	if err != nil {
+		return fmt.Errorf("kit: %w", err)
+	}
+	s.ins = ins
 	s.log = s.cfg.Logger
 	if s.log == nil {
 		s.log = s.tel.Logger()
@@ -174,6 +184,10 @@ func (s *Service) Logger() *slog.Logger { return s.log }
 
 // Telemetry is what the service reports to.
 func (s *Service) Telemetry() *telemetry.Telemetry { return s.tel }
+
+// Instruments makes the hooks through which the service's outbox, consumers, sagas and
+// pools report to its telemetry.
+func (s *Service) Instruments() *instrument.Instruments { return s.ins }
 
 // ID is the SPIFFE ID that the service presents right now.
 func (s *Service) ID() (spiffeid.ID, error) {
