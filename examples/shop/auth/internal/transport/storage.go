@@ -78,7 +78,7 @@ func (s *storage) CreateAuthRequest(ctx context.Context, req *oidc.AuthRequest, 
 		Challenge: req.CodeChallenge, BrowserHash: hash(browser), CreatedAt: now, ExpiresAt: now.Add(domain.RequestLife),
 	}
 	if err := s.store.CreateSignIn(ctx, r); err != nil {
-		return nil, err
+		return nil, noteFault(ctx, err)
 	}
 	return s.authRequest(r), nil
 }
@@ -93,7 +93,7 @@ func (s *storage) authRequest(r domain.Request) *authRequest {
 func (s *storage) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, error) {
 	r, err := s.store.SignIn(ctx, id, s.now())
 	if err != nil {
-		return nil, err
+		return nil, noteFault(ctx, err)
 	}
 	browser, _ := browserFrom(ctx)
 	if r.BrowserHash != hash(browser) {
@@ -106,14 +106,14 @@ func (s *storage) AuthRequestByID(ctx context.Context, id string) (op.AuthReques
 func (s *storage) AuthRequestByCode(ctx context.Context, code string) (op.AuthRequest, error) {
 	r, err := s.store.ConsumeCode(ctx, hash(code), s.now())
 	if err != nil {
-		return nil, err
+		return nil, noteFault(ctx, err)
 	}
 	return s.authRequest(r), nil
 }
 
 // SaveAuthCode keeps the hash of a code.
 func (s *storage) SaveAuthCode(ctx context.Context, id, code string) error {
-	return s.store.SetCode(ctx, id, hash(code), s.now())
+	return noteFault(ctx, s.store.SetCode(ctx, id, hash(code), s.now()))
 }
 
 // DeleteAuthRequest does nothing: the code is used up, and the row that remembers
@@ -148,7 +148,7 @@ func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, req op.Token
 		err = oidc.ErrUnsupportedGrantType()
 	}
 	if err != nil {
-		return "", "", time.Time{}, err
+		return "", "", time.Time{}, noteFault(ctx, err)
 	}
 	return domain.Random(16), token, now.Add(domain.AccessLife), nil
 }
@@ -158,18 +158,18 @@ func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, req op.Token
 func (s *storage) TokenRequestByRefreshToken(ctx context.Context, token string) (op.RefreshTokenRequest, error) {
 	r, err := s.store.Refresh(ctx, hash(token), s.now())
 	if err != nil {
-		return nil, err
+		return nil, noteFault(ctx, err)
 	}
 	a, err := s.store.Account(ctx, r.UserID)
 	if err != nil {
-		return nil, err
+		return nil, noteFault(ctx, err)
 	}
 	return &refreshRequest{Refresh: r, audience: audience{api: s.audience}, scopes: domain.Grant(r.Scopes, a)}, nil
 }
 
 // TerminateSession ends a user's refresh tokens with a client.
 func (s *storage) TerminateSession(ctx context.Context, userID, clientID string) error {
-	return s.store.EndSessions(ctx, userID, clientID)
+	return noteFault(ctx, s.store.EndSessions(ctx, userID, clientID))
 }
 
 // GetRefreshTokenInfo tells a refresh token from other strings.
@@ -178,20 +178,23 @@ func (s *storage) GetRefreshTokenInfo(ctx context.Context, _ string, token strin
 	if errors.Is(err, domain.ErrNotFound) {
 		return "", "", op.ErrInvalidRefreshToken
 	}
-	return userID, hash(token), err
+	return userID, hash(token), noteFault(ctx, err)
 }
 
 // RevokeToken ends a refresh token and all that came of the same sign-in. Access
 // tokens end by themselves within minutes; unknown tokens are ended already.
 func (s *storage) RevokeToken(ctx context.Context, tokenID, _, clientID string) *oidc.Error {
 	if _, err := s.store.EndFamily(ctx, tokenID, clientID); err != nil {
-		return oidc.ErrServerError().WithParent(err)
+		return oidc.ErrServerError().WithParent(noteFault(ctx, err))
 	}
 	return nil
 }
 
 // SigningKey returns the key that signs now.
-func (s *storage) SigningKey(ctx context.Context) (op.SigningKey, error) { return s.keys.signing(ctx) }
+func (s *storage) SigningKey(ctx context.Context) (op.SigningKey, error) {
+	k, err := s.keys.signing(ctx)
+	return k, noteFault(ctx, err)
+}
 
 // SignatureAlgorithms is ES256 alone.
 func (s *storage) SignatureAlgorithms(context.Context) ([]jose.SignatureAlgorithm, error) {
@@ -199,7 +202,10 @@ func (s *storage) SignatureAlgorithms(context.Context) ([]jose.SignatureAlgorith
 }
 
 // KeySet returns the keys to verify with.
-func (s *storage) KeySet(ctx context.Context) ([]op.Key, error) { return s.keys.published(ctx) }
+func (s *storage) KeySet(ctx context.Context) ([]op.Key, error) {
+	keys, err := s.keys.published(ctx)
+	return keys, noteFault(ctx, err)
+}
 
 // GetClientByClientID returns a registered client.
 func (s *storage) GetClientByClientID(_ context.Context, id string) (op.Client, error) {
@@ -255,7 +261,7 @@ func (s *storage) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInf
 func (s *storage) userinfo(ctx context.Context, info *oidc.UserInfo, subject string, scopes []string) error {
 	a, err := s.store.Account(ctx, subject)
 	if err != nil {
-		return err
+		return noteFault(ctx, err)
 	}
 	info.Subject = a.ID
 	for _, scope := range scopes {
