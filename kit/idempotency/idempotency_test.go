@@ -44,7 +44,7 @@ func TestParseKey(t *testing.T) {
 		{"a\x00b", "", idempotency.ErrKeyInvalid},
 	} {
 		got, err := idempotency.ParseKey(c.in)
-		if !errors.Is(err, c.err) || (err == nil && got != c.want) {
+		if !errors.Is(err, c.err) || got != c.want {
 			t.Errorf("ParseKey(%.40q) = %q, %v; want %q, %v", c.in, got, err, c.want, c.err)
 		}
 	}

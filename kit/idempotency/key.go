@@ -83,7 +83,7 @@ func ParseKey(header string) (string, error) {
 		if i := strings.IndexAny(s, "\"\\,"); i >= 0 {
 			return "", fmt.Errorf("%w: put a key with %q in quotes", ErrKeyInvalid, s[i])
 		}
-		return s, checkKey(s)
+		return checked(s)
 	}
 	var b strings.Builder
 	for i := 1; i < len(s); i++ {
@@ -92,7 +92,7 @@ func ParseKey(header string) (string, error) {
 			if i != len(s)-1 {
 				return "", fmt.Errorf("%w: text after the closing quote", ErrKeyInvalid)
 			}
-			return b.String(), checkKey(b.String())
+			return checked(b.String())
 		case '\\':
 			i++
 			if i == len(s) || (s[i] != '"' && s[i] != '\\') {
@@ -110,6 +110,13 @@ func ParseKey(header string) (string, error) {
 // [ParseKey].
 func FormatKey(key string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`
+}
+
+func checked(key string) (string, error) {
+	if err := checkKey(key); err != nil {
+		return "", err
+	}
+	return key, nil
 }
 
 func checkKey(key string) error {

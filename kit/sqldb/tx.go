@@ -23,9 +23,9 @@ const rollbackTimeout = 5 * time.Second
 // use.
 type Runner[T any] interface {
 	// InTx runs fn in a transaction. It commits where fn returns nil and rolls
-	// back where fn returns an error, panics or ends its goroutine; then, only
-	// after a commit, it runs the functions registered with AfterCommit. An
-	// error of fn is returned as it is.
+	// back where fn returns an error, panics or ends its goroutine, or ctx has
+	// ended; then, only after a commit, it runs the functions registered with
+	// AfterCommit. An error of fn is returned as it is.
 	//
 	// An error of the commit itself leaves the outcome unknown: the database
 	// may have committed before the connection was lost.
@@ -50,27 +50,56 @@ func (r stdRunner) InTx(ctx context.Context, fn func(context.Context, *sql.Tx) e
 		return err
 	}
 	defer scope.Discard() // a no-op after Committed
-	tx, err := r.db.Write.BeginTx(ctx, nil)
+	// database/sql rolls back in the background once a transaction's context has
+	// ended, so that a caller whose request was cancelled could meet its own locks
+	// when it tries again. So the transaction has a context of its own, which
+	// follows the caller's only while it begins and while it commits, and every
+	// other end is a rollback that is waited for.
+	txCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	unfollow := context.AfterFunc(ctx, cancel)
+	tx, err := r.db.Write.BeginTx(txCtx, nil)
+	unfollow()
 	if err != nil {
+		if ctx.Err() != nil {
+			err = ended(ctx) // the driver would name our own context's end
+		}
 		return fmt.Errorf("sqldb: begin: %w", err)
 	}
 	committed := false
 	defer func() {
 		// Runs on an error, a panic and runtime.Goexit alike.
 		if !committed {
+			hung := time.AfterFunc(rollbackTimeout, cancel)
+			defer hung.Stop()
 			_ = tx.Rollback() // its failure would hide the reason for it
 		}
 	}()
+	if ctx.Err() != nil { // while it began
+		return fmt.Errorf("sqldb: begin: %w", ended(ctx))
+	}
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}
-	committed = true // database/sql releases the connection even when Commit fails
+	if ctx.Err() != nil {
+		return fmt.Errorf("sqldb: not committed: %w", ended(ctx))
+	}
+	unfollow = context.AfterFunc(ctx, cancel)
+	defer unfollow()
 	if err := tx.Commit(); err != nil {
-		_ = tx.Rollback() // SQLite keeps the transaction open after SQLITE_BUSY on COMMIT
 		return fmt.Errorf("sqldb: commit: %w", err)
 	}
+	committed = true
 	scope.Committed()
 	return nil
+}
+
+// ended says why ctx has ended.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
+		return fmt.Errorf("%w: %w", ctx.Err(), cause)
+	}
+	return ctx.Err()
 }
 
 // InTx runs fn in a transaction on db's write pool: [Std](db).InTx.

@@ -160,6 +160,12 @@ func (r runner) InTx(ctx context.Context, fn func(context.Context, pgx.Tx) error
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}
+	if ctx.Err() != nil { // a COMMIT under an ended context would cost the connection
+		if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
+			return fmt.Errorf("pgxdb: not committed: %w: %w", ctx.Err(), cause)
+		}
+		return fmt.Errorf("pgxdb: not committed: %w", ctx.Err())
+	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("pgxdb: commit: %w", err)
 	}
