@@ -57,8 +57,12 @@ func (i *Instruments) sagaEnded(ctx context.Context, n saga.Info, how string) {
 }
 
 // mark puts a moment into the saga's trace, as a span without length: its steps run in
-// other processes, or long after the span that started it has ended.
+// other processes, or long after the span that started it has ended. A moment of no
+// known trace is left out: alone it would tell nothing.
 func (i *Instruments) mark(ctx context.Context, name string, n saga.Info, more ...attr) {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return
+	}
 	_, span := i.tracer.Start(ctx, name, trace.WithAttributes(append(sagaAttrs(ctx, n), more...)...))
 	if n.Err != nil {
 		span.SetStatus(codes.Error, n.Err.Error())
