@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -22,6 +23,9 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// quiet is for examples, whose output is compared.
+var quiet = slog.New(slog.DiscardHandler)
 
 // world is a trust domain with a server's and some clients' identities.
 type world struct {
