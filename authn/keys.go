@@ -120,14 +120,14 @@ func (k *keyCache) usable() keySet {
 func (k *keyCache) find(ctx context.Context, id, alg string) (foundKeys, error) {
 	for first := true; ; first = false {
 		k.mu.Lock()
-		set := k.usable()
+		set := k.usable() //nolint:contextcheck // a fetch outlives the caller who started it
 		if found := set.find(id, alg); set.generation != 0 && (id == "" || len(found) > 0) {
 			k.mu.Unlock()
 			return foundKeys{found, set.generation}, nil
 		}
 		var running chan struct{}
 		if first {
-			running = k.start()
+			running = k.start() //nolint:contextcheck // a fetch outlives the caller who started it
 		}
 		lastErr := k.lastErr
 		k.mu.Unlock()

@@ -106,7 +106,7 @@ var asymmetric = []string{"ES256", "ES384", "ES512", "RS256", "RS384", "RS512", 
 func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
-		return nil, fmt.Errorf("authn: VerifierConfig.%w", err)
+		return nil, fmt.Errorf("authn: %w", err)
 	}
 	v := &Verifier{cfg: cfg, keys: newKeyCache(cfg), tokens: newTokenCache(cfg.CacheSize)}
 	for _, a := range cfg.Algorithms {
@@ -118,9 +118,9 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 func (c VerifierConfig) withDefaults() (VerifierConfig, error) {
 	switch {
 	case c.Issuer == "":
-		return c, errors.New("Issuer is empty: set the iss of the tokens to accept")
+		return c, errors.New("VerifierConfig.Issuer is empty: set the iss of the tokens to accept")
 	case c.Audience == "":
-		return c, errors.New("Audience is empty: set the name this service is known by to the issuer")
+		return c, errors.New("VerifierConfig.Audience is empty: set the name this service is known by to the issuer")
 	}
 	if err := checkJWKSURL(c.JWKSURL, c.AllowPlainHTTP); err != nil {
 		return c, err
@@ -130,7 +130,7 @@ func (c VerifierConfig) withDefaults() (VerifierConfig, error) {
 	}
 	for _, a := range c.Algorithms {
 		if !slices.Contains(asymmetric, a) {
-			return c, fmt.Errorf("Algorithms holds %q: accepted are %s", a, strings.Join(asymmetric, ", "))
+			return c, fmt.Errorf("VerifierConfig.Algorithms holds %q: accepted are %s", a, strings.Join(asymmetric, ", "))
 		}
 	}
 	if len(c.Types) == 0 {
@@ -146,7 +146,7 @@ func (c VerifierConfig) withDefaults() (VerifierConfig, error) {
 	case c.Leeway < 0:
 		c.Leeway = 0
 	case c.Leeway > 5*time.Minute:
-		return c, fmt.Errorf("Leeway is %v: at most 5m", c.Leeway)
+		return c, fmt.Errorf("VerifierConfig.Leeway is %v: at most 5m", c.Leeway)
 	}
 	if c.MaxTokenBytes == 0 {
 		c.MaxTokenBytes = 8192
@@ -168,14 +168,14 @@ func (c VerifierConfig) withDefaults() (VerifierConfig, error) {
 			*d.value = d.def
 		}
 		if *d.value < 0 {
-			return c, fmt.Errorf("%s is %v: it must be positive", d.name, *d.value)
+			return c, fmt.Errorf("VerifierConfig.%s is %v: it must be positive", d.name, *d.value)
 		}
 	}
 	switch {
 	case c.MaxTokenBytes < 0:
-		return c, fmt.Errorf("MaxTokenBytes is %d: it must be positive", c.MaxTokenBytes)
+		return c, fmt.Errorf("VerifierConfig.MaxTokenBytes is %d: it must be positive", c.MaxTokenBytes)
 	case c.MaxStale < c.RefreshInterval:
-		return c, fmt.Errorf("MaxStale is %v: it must be at least RefreshInterval (%v)", c.MaxStale, c.RefreshInterval)
+		return c, fmt.Errorf("VerifierConfig.MaxStale is %v: it must be at least RefreshInterval (%v)", c.MaxStale, c.RefreshInterval)
 	}
 	return c, nil
 }
@@ -184,13 +184,13 @@ func checkJWKSURL(raw string, allowPlain bool) error {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || u.Fragment != "":
-		return fmt.Errorf("JWKSURL is %q: set the absolute https URL of the issuer's key set", raw)
+		return fmt.Errorf("VerifierConfig.JWKSURL is %q: set the absolute https URL of the issuer's key set", raw)
 	case u.Scheme == "https":
 		return nil
 	case u.Scheme == "http" && (allowPlain || isLoopback(u.Hostname())):
 		return nil
 	}
-	return fmt.Errorf("JWKSURL is %q: keys are fetched over https, or http from a loopback host only", raw)
+	return fmt.Errorf("VerifierConfig.JWKSURL is %q: keys are fetched over https, or http from a loopback host only", raw)
 }
 
 func isLoopback(host string) bool {
@@ -231,7 +231,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 		return Principal{}, fmt.Errorf("%w: longer than %d bytes", ErrTokenInvalid, v.cfg.MaxTokenBytes)
 	}
 	digest := digestOf(raw)
-	if p, ok := v.tokens.get(digest, v.keys.generation()); ok {
+	if p, ok := v.tokens.get(digest, v.keys.generation()); ok { //nolint:contextcheck // a fetch outlives the caller who started it
 		if time.Now().After(p.Expires.Add(v.cfg.Leeway)) {
 			return Principal{}, ErrTokenExpired
 		}
