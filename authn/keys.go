@@ -30,6 +30,7 @@ const (
 type keyCache struct {
 	url          string
 	client       *http.Client
+	own          *http.Transport // nil if the client is the caller's
 	refresh      time.Duration
 	minRefetch   time.Duration
 	maxStale     time.Duration
@@ -64,14 +65,18 @@ type foundKeys struct {
 }
 
 func newKeyCache(cfg VerifierConfig) *keyCache {
-	client := http.Client{}
+	var client http.Client
+	var own *http.Transport
 	if cfg.Client != nil {
 		client = *cfg.Client
+	} else if base, ok := http.DefaultTransport.(*http.Transport); ok {
+		own = base.Clone()
+		client.Transport = own
 	}
 	// The key set is read from where the configuration says, nowhere else.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	k := &keyCache{
-		url: cfg.JWKSURL, client: &client,
+		url: cfg.JWKSURL, client: &client, own: own,
 		refresh: cfg.RefreshInterval, minRefetch: cfg.MinRefetchInterval,
 		maxStale: cfg.MaxStale, fetchTimeout: cfg.FetchTimeout,
 		fetched: cfg.KeysFetched,
@@ -86,7 +91,9 @@ func (k *keyCache) close() {
 	k.mu.Unlock()
 	k.cancel()
 	k.wg.Wait()
-	k.client.CloseIdleConnections()
+	if k.own != nil {
+		k.own.CloseIdleConnections()
+	}
 }
 
 // generation returns that of the keys in use, 0 if none are, and sees to their

@@ -29,9 +29,9 @@ type VerifierConfig struct {
 	// It must be https, save for loopback hosts and under AllowPlainHTTP.
 	JWKSURL string
 
-	// Client fetches the keys. Defaults to a client without cookies or
-	// environment proxies surprises: http.DefaultTransport. Redirects are
-	// never followed, and each fetch ends after FetchTimeout.
+	// Client fetches the keys; its Transport can carry mTLS. Defaults to a
+	// client of the Verifier's own with Go's default settings. In either case
+	// redirects are not followed and a fetch ends after FetchTimeout.
 	Client *http.Client
 
 	// Algorithms are the accepted "alg" values: asymmetric ones only.
