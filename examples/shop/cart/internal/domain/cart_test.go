@@ -1,0 +1,72 @@
+package domain_test
+
+import (
+	"errors"
+	"math"
+	"testing"
+
+	"github.com/napkin-kit/napkin/examples/shop/cart/internal/domain"
+)
+
+func TestPrice(t *testing.T) {
+	products := map[string]domain.Product{"pan": {Name: "Pan", Price: 5490}, "cup": {Name: "Cup", Price: 333}}
+	for _, c := range []struct {
+		name                      string
+		cart                      domain.Cart
+		subtotal, discount, total int32
+	}{
+		{"empty", domain.Cart{}, 0, 0, 0},
+		{"sums", domain.Cart{Lines: []domain.Line{{"pan", 2}, {"cup", 3}}}, 11979, 0, 11979},
+		{"gone product counts nothing", domain.Cart{Lines: []domain.Line{{"pan", 1}, {"gone", 9}}}, 5490, 0, 5490},
+		{"percentage rounds down", domain.Cart{Lines: []domain.Line{{"cup", 1}}, Coupon: "NAPKIN10"}, 333, 33, 300},
+		{"amount", domain.Cart{Lines: []domain.Line{{"pan", 1}}, Coupon: "SKETCH5"}, 5490, 500, 4990},
+		{"amount below its minimum", domain.Cart{Lines: []domain.Line{{"cup", 1}}, Coupon: "SKETCH5"}, 333, 0, 333},
+		{"a coupon that has ended", domain.Cart{Lines: []domain.Line{{"cup", 1}}, Coupon: "SUMMER99"}, 333, 0, 333},
+	} {
+		p, err := domain.Price(c.cart, products)
+		if err != nil || p.Subtotal != c.subtotal || p.Discount != c.discount || p.Total != c.total {
+			t.Errorf("%s: %d - %d = %d, %v; want %d - %d = %d", c.name, p.Subtotal, p.Discount, p.Total, err, c.subtotal, c.discount, c.total)
+		}
+		for _, l := range p.Lines {
+			if _, known := products[l.ProductID]; l.Available != known {
+				t.Errorf("%s: %s available %v", c.name, l.ProductID, l.Available)
+			}
+		}
+	}
+}
+
+func TestPriceDoesNotOverflow(t *testing.T) {
+	products := map[string]domain.Product{"gold": {Price: math.MaxInt32}, "silver": {Price: math.MaxInt32 / 2}}
+	for _, lines := range [][]domain.Line{{{"gold", 2}}, {{"silver", 2}, {"silver", 1}}} {
+		if p, err := domain.Price(domain.Cart{Lines: lines}, products); !errors.Is(err, domain.ErrTooMuch) {
+			t.Errorf("%v: %+v, %v", lines, p, err)
+		}
+	}
+}
+
+func TestMerge(t *testing.T) {
+	got, err := domain.Merge([]domain.Line{{"a", 1}, {"b", 2}, {"a", 98}})
+	if err != nil || len(got) != 2 || got[0] != (domain.Line{ProductID: "a", Quantity: 99}) {
+		t.Errorf("merged %v, %v", got, err)
+	}
+	for field, lines := range map[string][]domain.Line{
+		"items[1].quantity": {{"a", 99}, {"a", 1}},
+		"items[0].quantity": {{"a", -5}, {"a", 6}},
+	} {
+		_, err := domain.Merge(lines)
+		if f, ok := errors.AsType[*domain.FieldError](err); !ok || f.Field != field {
+			t.Errorf("%v: %v, want a fault of %s", lines, err, field)
+		}
+	}
+}
+
+func TestCoupon(t *testing.T) {
+	for code, want := range map[string]string{"": "", " napkin10 ": "NAPKIN10"} {
+		if got, err := domain.Coupon(code); err != nil || got != want {
+			t.Errorf("Coupon(%q) = %q, %v", code, got, err)
+		}
+	}
+	if _, err := domain.Coupon("FREE"); err == nil {
+		t.Error("an unknown coupon was taken")
+	}
+}
