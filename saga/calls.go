@@ -60,7 +60,14 @@ func (c *Coordinator) performOne(ctx context.Context, in *Instance, j job) (work
 	// The outcome is recorded even where the process is about to stop.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	w, err := c.step(ctx, in.ID, func(ctx context.Context, t *turn) error { return t.outcome(ctx, j, res) })
+	recorded := false
+	w, err := c.step(ctx, in.ID, func(ctx context.Context, t *turn) error {
+		recorded = true
+		return t.outcome(ctx, j, res)
+	})
+	if err == nil && !recorded {
+		err = errFenced // another node has brought the instance to its end
+	}
 	if errors.Is(err, errFenced) {
 		c.cfg.Logger.WarnContext(ctx, "saga: the outcome of a call was refused, another node took the instance over",
 			"saga", in.Name, "id", in.ID, "step", j.leaf.name, "epoch", j.epoch)
