@@ -74,6 +74,7 @@ func TestHTTPErrorsAreProblems(t *testing.T) {
 			}
 			_, _ = w.Write(body)
 		})
+		m.HandleFunc("/api/", func(_ http.ResponseWriter, r *http.Request) { kit.SetRoute(r.Context(), "/api/{id}") })
 		m.HandleFunc("GET /v1/panic", func(http.ResponseWriter, *http.Request) { panic("hunter2") })
 		m.HandleFunc("GET /v1/err/{kind}", func(w http.ResponseWriter, r *http.Request) {
 			kit.WriteError(w, r, map[string]error{
@@ -140,12 +141,19 @@ func TestHTTPErrorsAreProblems(t *testing.T) {
 			}
 		})
 	}
+	if resp, _ := do(t, request(t, "GET", base+"/api/o-1", nil)); resp.StatusCode != 200 {
+		t.Errorf("the inner router: %d", resp.StatusCode)
+	}
+	metrics := fmt.Sprint(rec.Metrics(t)["http.server.request.duration"].Data)
+	if !strings.Contains(metrics, "/v1/err/{kind}") || !strings.Contains(metrics, "/api/{id}") {
+		t.Errorf("the metrics lack a route: %s", metrics)
+	}
 	// One span per request, under its route, not its path.
 	names := map[string]bool{}
 	for _, span := range rec.Spans() {
 		names[span.Name()] = true
 	}
-	if !names["GET /v1/err/{kind}"] || !names["POST /v1/echo"] {
+	if !names["GET /v1/err/{kind}"] || !names["POST /v1/echo"] || !names["GET /api/{id}"] {
 		t.Errorf("span names: %v", names)
 	}
 }
@@ -170,6 +178,11 @@ func TestHTTPKnowsTheCaller(t *testing.T) {
 	ids := <-seen
 	if ids.UserID != "alice" || ids.CorrelationID != "flow-1" || ids.RequestID == "bad id\t!" || ids.RequestID != resp.Header.Get("X-Request-Id") {
 		t.Errorf("got %+v", ids)
+	}
+	for _, span := range rec.Spans() {
+		if strings.Contains(fmt.Sprint(span.Attributes()), "hunter2") {
+			t.Errorf("the query is on the span: %v", span.Attributes())
+		}
 	}
 	for _, l := range rec.Logs(t) {
 		if strings.Contains(fmt.Sprint(l), "hunter2") {

@@ -37,10 +37,7 @@ func (s *Service) httpChain(mux *http.ServeMux) http.Handler {
 		otelhttp.WithMeterProvider(s.tel.MeterProvider()),
 		otelhttp.WithPropagators(s.tel.Propagator()),
 		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
-			if r.Pattern != "" { // known once the mux has run
-				return r.Pattern
-			}
-			return r.Method
+			return spanName(r.Method, r.Pattern) // the pattern is known once the request was served
 		}),
 	)
 }
@@ -61,11 +58,17 @@ func (s *Service) httpFront(next http.Handler, mux *http.ServeMux) http.Handler 
 		}))
 		markSpan(ctx, ids)
 		outer := r
-		r = r.WithContext(ctx)
+		route := new(string)
+		r = r.WithContext(context.WithValue(ctx, routeKey{}, route))
 		if _, pattern := mux.Handler(r); pattern != "" {
-			nameSpan(ctx, r.Method, pattern)
-			outer.Pattern = pattern // for the span's name and the metrics' route
+			SetRoute(r.Context(), pattern)
 		}
+		defer func() {
+			outer.Pattern = *route // for the span's name and the metrics
+			if span := trace.SpanFromContext(ctx); *route != "" && span.IsRecording() {
+				span.SetAttributes(attribute.String("http.route", routeOf(*route)))
+			}
+		}()
 		rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), rolling: r.ProtoMajor == 1}
 		rec.Header().Set(correlation.RequestIDHeader, ids.RequestID)
 		rec.Header().Set(correlation.CorrelationIDHeader, ids.CorrelationID)
@@ -85,7 +88,7 @@ func (s *Service) httpFront(next http.Handler, mux *http.ServeMux) http.Handler 
 			}
 			next.ServeHTTP(rec, r)
 		})
-		s.logRequest(r, rec, outer.Pattern, time.Since(start))
+		s.logRequest(r, rec, *route, time.Since(start))
 	})
 }
 
@@ -248,17 +251,33 @@ func workloadOf(state *tls.ConnectionState) (authn.Principal, bool) {
 	return authn.Principal{Workload: id}, err == nil
 }
 
-func nameSpan(ctx context.Context, method, pattern string) {
-	span := trace.SpanFromContext(ctx)
-	if !span.IsRecording() {
-		return
+type routeKey struct{}
+
+// SetRoute names the route of the request that ctx belongs to, in traces, metrics and
+// the log, in place of the pattern that Service.HTTP matched: for a handler that routes
+// by itself, as a gRPC gateway under "/" does. It takes a pattern ("GET /v1/orders/{id}"
+// or "/v1/orders/{id}"), never a path: each one becomes a label. Call it before the
+// handler returns, from the request's goroutine; elsewhere it does nothing.
+func SetRoute(ctx context.Context, pattern string) {
+	if route, ok := ctx.Value(routeKey{}).(*string); ok {
+		*route = pattern
 	}
-	_, route, found := strings.Cut(pattern, " ")
-	if !found {
-		route = pattern
+}
+
+// spanName is the method and the route, whether or not the pattern has a method.
+func spanName(method, pattern string) string {
+	if pattern == "" {
+		return method
 	}
-	span.SetName(method + " " + route)
-	span.SetAttributes(attribute.String("http.route", route))
+	return method + " " + routeOf(pattern) // HEAD may be served by a GET pattern
+}
+
+// routeOf is a pattern without its method.
+func routeOf(pattern string) string {
+	if _, route, found := strings.Cut(pattern, " "); found {
+		return route
+	}
+	return pattern
 }
 
 // logRequest writes the path without its query, which may hold codes and tokens.
