@@ -38,7 +38,9 @@ type Config struct {
 	// Key is 32 random bytes that seal personal data.
 	Key []byte
 	// FormerKeys still open what they sealed. The service seals it anew with Key
-	// when it starts; the log says when they are no longer needed.
+	// when it starts; the log says when they are no longer needed. With several
+	// replicas, give a new key to all of them here before it becomes Key, so that
+	// none meets a row it cannot open.
 	FormerKeys [][]byte
 	Hooks      Hooks
 }
