@@ -19,11 +19,16 @@ func (c *Consumer[T]) consume(ctx context.Context, s events.Subscription) error 
 	// Handlers under way outlive ctx by DrainTimeout at most.
 	work, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
-	var drain *time.Timer
-	stopDrain := context.AfterFunc(ctx, func() { drain = time.AfterFunc(c.cfg.DrainTimeout, kill) })
-	defer func() {
-		if !stopDrain() && drain != nil {
-			drain.Stop()
+	drained, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		<-ctx.Done()
+		t := time.NewTimer(c.cfg.DrainTimeout)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			kill()
+		case <-drained:
 		}
 	}()
 
@@ -39,6 +44,8 @@ func (c *Consumer[T]) consume(ctx context.Context, s events.Subscription) error 
 	cancel()
 	q.close()
 	wg.Wait()
+	close(drained)
+	<-watched
 	return err
 }
 
