@@ -159,3 +159,48 @@ func (p *Participant) UndoRequested(ctx context.Context, tx sqldb.Tx, stepKey st
 	}
 	return rec.undo == pending, nil
 }
+
+// IsUndo reports whether an event is the command to undo a step. A consumer that
+// parks keys behind a dead letter lets these pass:
+// inbox.ConsumerConfig.BypassParking.
+func IsUndo(cmd events.Event) bool {
+	return StepKey(cmd) != "" && cmd.Extension(saga.ExtPhase) == string(saga.PhaseUndo) && cmd.Extension(saga.ExtOutcome) == ""
+}
+
+// DeadLettered answers a command that the consumer has given up on, so that its
+// saga need not wait for the deadline: Do is refused, since none of its attempts
+// committed, and Undo is refused, which leaves the saga stuck for an operator.
+// It does nothing for events that are no command and for steps that have an
+// answer. It is an inbox.ConsumerConfig.OnDeadLetter.
+func (p *Participant) DeadLettered(ctx context.Context, tx sqldb.Tx, cmd events.Event, cause error) error {
+	if StepKey(cmd) == "" || cmd.Extension(saga.ExtID) == "" || cmd.Extension(saga.ExtOutcome) != "" {
+		return nil
+	}
+	cmd.Extensions = without(cmd.Extensions, saga.ExtExpires) // it may be what is malformed
+	rec, err := p.open(ctx, tx, cmd)
+	if err != nil {
+		return err
+	}
+	reason := "the command was dead-lettered: " + cause.Error()
+	switch {
+	case IsUndo(cmd) && (rec.undo == none || rec.undo == refused):
+		rec.undo = refused
+		if rec.undoReply, err = p.reply(ctx, tx, rec, saga.PhaseUndo, saga.OutcomeRefusedValue, reason, events.Event{}); err != nil {
+			return err
+		}
+		return p.save(ctx, tx, rec)
+	case !IsUndo(cmd) && rec.do == none:
+		return p.refuse(ctx, tx, rec, reason, events.Event{})
+	}
+	return nil
+}
+
+func without(m map[string]string, key string) map[string]string {
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		if k != key {
+			out[k] = v
+		}
+	}
+	return out
+}

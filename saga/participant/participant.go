@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/napkin-kit/napkin/kit/events"
+	"github.com/napkin-kit/napkin/kit/events/inbox"
 	"github.com/napkin-kit/napkin/kit/sqldb"
 	"github.com/napkin-kit/napkin/saga"
 )
@@ -100,13 +102,13 @@ type record struct {
 func (p *Participant) open(ctx context.Context, tx sqldb.Tx, cmd events.Event) (*record, error) {
 	r := &record{key: StepKey(cmd), sagaID: cmd.Extension(saga.ExtID), msgKey: cmd.Key, do: none, undo: none}
 	if r.key == "" || r.sagaID == "" {
-		return nil, fmt.Errorf("participant: the event %s of type %s is no saga's command: it lacks the attributes %s and %s",
-			cmd.ID, cmd.Type, saga.ExtID, saga.ExtStep)
+		return nil, inbox.Permanent(fmt.Errorf("participant: the event %s of type %s is no saga's command: it lacks the attributes %s and %s",
+			cmd.ID, cmd.Type, saga.ExtID, saga.ExtStep))
 	}
 	if v := cmd.Extension(saga.ExtExpires); v != "" {
 		at, err := time.Parse(time.RFC3339Nano, v)
 		if err != nil {
-			return nil, fmt.Errorf("participant: the command %s has a malformed %s %q: %w", cmd.ID, saga.ExtExpires, v, err)
+			return nil, inbox.Permanent(fmt.Errorf("participant: the command %s has a malformed %s %q: %w", cmd.ID, saga.ExtExpires, v, err))
 		}
 		r.expires = sql.NullInt64{Int64: sqldb.Micros(at), Valid: true}
 	}
@@ -172,7 +174,7 @@ func (p *Participant) reply(ctx context.Context, tx sqldb.Execer, r *record, pha
 	ext[saga.ExtPhase] = string(phase)
 	ext[saga.ExtOutcome] = outcome
 	if reason != "" {
-		ext[saga.ExtReason] = reason
+		ext[saga.ExtReason] = oneLine(reason)
 	}
 	ev.Extensions = ext
 	stored, err := json.Marshal(ev)
@@ -180,6 +182,21 @@ func (p *Participant) reply(ctx context.Context, tx sqldb.Execer, r *record, pha
 		return nil, fmt.Errorf("participant: store the reply to %s: %w", r.key, err)
 	}
 	return stored, p.append(ctx, tx, r, ev)
+}
+
+// oneLine makes a reason fit an attribute, which brokers carry as a header: no
+// control characters, at most 300 bytes.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > 300 {
+		s = strings.ToValidUTF8(s[:297], "") + "…"
+	}
+	return s
 }
 
 func (p *Participant) append(ctx context.Context, tx sqldb.Execer, r *record, ev events.Event) error {
