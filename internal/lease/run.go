@@ -30,10 +30,9 @@ func Run(ctx context.Context, db *sqldb.DB, cfg *Config, work func(ctx context.C
 	for ctx.Err() == nil {
 		n, err := Join(ctx, db, &c)
 		if err != nil {
-			if ctx.Err() != nil {
-				break
+			if ctx.Err() == nil {
+				c.Logger.WarnContext(ctx, "cannot join; will try again", slog.String("group", c.Group), slog.Any("error", err))
 			}
-			c.Logger.WarnContext(ctx, "cannot join; will try again", slog.String("group", c.Group), slog.Any("error", err))
 			pause(ctx, c.TTL/10)
 			continue
 		}

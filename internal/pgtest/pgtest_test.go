@@ -1,10 +1,17 @@
 package pgtest_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -77,4 +84,74 @@ func TestServerSurvivesRestartAndCrash(t *testing.T) {
 			t.Fatalf("after the restart: %d rows, %v; want %d", n, err, i+1)
 		}
 	}
+}
+
+// The server ends with the process that started it, even a killed one.
+func TestServerEndsWithAKilledProcess(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the parent-death signal is Linux's")
+	}
+	if _, err := pgtest.Find(); err != nil && !pgtest.Required("postgres") {
+		t.Skip(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestHelperStartsAServer$")
+	cmd.Env = append(os.Environ(), "NAPKIN_PGTEST_CHILD=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var url string
+	for sc := bufio.NewScanner(out); sc.Scan(); {
+		if u, ok := strings.CutPrefix(sc.Text(), "url "); ok {
+			url = u
+			break
+		}
+	}
+	if url == "" {
+		t.Fatal("the child started no server")
+	}
+	db, err := pgxdb.Open(t.Context(), url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed: that is no news
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for db.Ping(t.Context()) == nil {
+		if time.Now().After(deadline) {
+			t.Fatal("the server outlives the process that started it")
+		}
+		<-tick.C
+	}
+	// The next server sweeps up what it left.
+	s, err := pgtest.Start("", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	left, err := filepath.Glob(fmt.Sprintf("/tmp/np-pg-%d-*", cmd.Process.Pid))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestHelperStartsAServer is the process that is killed.
+func TestHelperStartsAServer(t *testing.T) {
+	if os.Getenv("NAPKIN_PGTEST_CHILD") == "" {
+		t.Skip("runs in a child process only")
+	}
+	s, err := pgtest.Start("", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("url " + s.URL("postgres"))
+	select {}
 }

@@ -281,7 +281,7 @@ func (s *Server) start() error {
 		return fmt.Errorf("pgtest: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...) //nolint:noctx // lives until stop, not for a call
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = attributes(s.cred)

@@ -59,7 +59,7 @@ func ExampleInTx() {
 		}))
 
 	for range 2 {
-		r := httptest.NewRequest("POST", "/orders", strings.NewReader(`{"product":"mug"}`))
+		r := httptest.NewRequest(http.MethodPost, "/orders", strings.NewReader(`{"product":"mug"}`))
 		r.Header.Set("Idempotency-Key", "my-first-order")
 		w := httptest.NewRecorder()
 		place.ServeHTTP(w, r)
@@ -89,7 +89,7 @@ func ExampleMiddleware_leased() {
 		fmt.Fprintf(w, "mail %d", sent)
 	}))
 	for _, body := range []string{"hello", "hello", "another text"} {
-		r := httptest.NewRequest("POST", "/mail", strings.NewReader(body))
+		r := httptest.NewRequest(http.MethodPost, "/mail", strings.NewReader(body))
 		r.Header.Set("Idempotency-Key", "k1")
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)

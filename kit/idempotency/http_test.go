@@ -55,7 +55,7 @@ func memory(t testing.TB, cfg *idempotency.MemoryConfig) *idempotency.Memory {
 
 // post sends a request to h and returns the answer.
 func post(h http.Handler, key, body string, edit ...func(*http.Request)) *httptest.ResponseRecorder {
-	r := httptest.NewRequest("POST", "/orders?dry=0", strings.NewReader(body))
+	r := httptest.NewRequest(http.MethodPost, "/orders?dry=0", strings.NewReader(body))
 	r.Header.Set("User", "u1")
 	if key != "" {
 		r.Header.Set(idempotency.Header, key)
@@ -192,7 +192,7 @@ func TestPanicFreesTheKey(t *testing.T) {
 		})
 		func() {
 			defer func() {
-				if recover() != http.ErrAbortHandler {
+				if recover() != http.ErrAbortHandler { //nolint:errorlint // the very same value
 					t.Error("the panic was swallowed")
 				}
 			}()
@@ -454,7 +454,7 @@ func BenchmarkMiddlewareInMemory(b *testing.B) {
 	body := []byte("{}")
 	h := middleware(b, idempotency.ServerConfig{Leased: memory(b, &idempotency.MemoryConfig{MaxEntries: 1 << 30})})(
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(body) }))
-	r := httptest.NewRequest("POST", "/orders", nil)
+	r := httptest.NewRequest(http.MethodPost, "/orders", nil)
 	r.Header.Set("User", "u1")
 	w := httptest.NewRecorder()
 	b.ReportAllocs()

@@ -40,7 +40,7 @@ func (c *ServerConfig) serveLeased(w http.ResponseWriter, r *http.Request, in *i
 	defer func() {
 		if !finished { // a panic, or http.ErrAbortHandler: the key is free again
 			beat.stop()
-			c.release(r.Context(), claim)
+			c.release(ctx, claim)
 		}
 	}()
 	next.ServeHTTP(rec, r.WithContext(ctx))

@@ -91,7 +91,7 @@ func (t stdTx) QueryRow(ctx context.Context, query string, args ...any) Row {
 }
 
 func (t stdTx) Query(ctx context.Context, query string, args ...any) (Rows, error) {
-	return t.QueryContext(ctx, query, args...)
+	return t.QueryContext(ctx, query, args...) //nolint:rowserrcheck // the caller reads them
 }
 
 // DB is one service's database.

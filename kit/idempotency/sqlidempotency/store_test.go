@@ -205,7 +205,7 @@ func TestInProgressWithoutWait(t *testing.T) {
 			return fmt.Errorf("another key is held up: %w", err)
 		}
 		if _, err := s.Begin(t.Context(), sqldb.StdTx(second), key("k", "r")); !errors.Is(err, idempotency.ErrInProgress) {
-			return fmt.Errorf("got %v, want ErrInProgress", err)
+			t.Errorf("got %v, want ErrInProgress", err)
 		}
 		return nil
 	})

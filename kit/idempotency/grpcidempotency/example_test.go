@@ -1,0 +1,64 @@
+package grpcidempotency_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/napkin-kit/napkin/kit/idempotency/grpcidempotency"
+	"github.com/napkin-kit/napkin/kit/idempotency/sqlidempotency"
+	"github.com/napkin-kit/napkin/kit/sqldb"
+	"github.com/napkin-kit/napkin/kit/sqldb/migrate"
+	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
+)
+
+// A handler runs once for each key; the interceptor found the key.
+func ExampleDo() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "example")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	db, err := sqlitedb.Open(ctx, filepath.Join(dir, "order.db"), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+	if err := migrate.Up(ctx, db, sqlidempotency.Set, sqlidempotency.Migrations(db.Dialect)); err != nil {
+		log.Fatal(err)
+	}
+	keys, err := sqlidempotency.New(db.Dialect, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders := 0
+	create := func(ctx context.Context, req any) (any, error) {
+		return grpcidempotency.Do(ctx, keys, sqldb.Std(db), func(ctx context.Context, tx *sql.Tx) (*wrapperspb.StringValue, error) {
+			orders++ // in practice: rows, a saga, an event, all on tx
+			return wrapperspb.String(fmt.Sprint("order ", orders)), nil
+		})
+	}
+	const method = "/orders.v1.Orders/Create"
+	intercept, err := grpcidempotency.UnaryServer(grpcidempotency.ServerConfig{
+		Rules: map[string]grpcidempotency.Rule{method: {Required: true}},
+		Scope: func(ctx context.Context) (string, error) { return "user-1", nil }, // from the principal
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		answer, err := intercept(metadata.NewIncomingContext(ctx, metadata.Pairs("idempotency-key", "k1")), wrapperspb.String("mug"), &grpc.UnaryServerInfo{FullMethod: method}, create)
+		fmt.Println(answer.(*wrapperspb.StringValue).GetValue(), err)
+	}
+	// Output:
+	// order 1 <nil>
+	// order 1 <nil>
+}
