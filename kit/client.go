@@ -184,6 +184,9 @@ func correlated(ctx context.Context) context.Context {
 	if ids.CorrelationID != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, correlation.CorrelationIDMetadata, ids.CorrelationID)
 	}
+	if token, ok := ctx.Value(admittedKey{}).(string); ok {
+		ctx = metadata.AppendToOutgoingContext(ctx, admittedMetadata, token)
+	}
 	return ctx
 }
 

@@ -66,7 +66,9 @@ type Config struct {
 	Destinations *resilience.Destinations
 
 	// Shedder drops requests under overload. Services that share a process, and so
-	// its CPUs, should share one. Defaults to one of this service's own.
+	// its CPUs, should share one: what one of them has admitted, the others do not
+	// judge again, since a request that holds a place and waits for one further
+	// down would starve both. Defaults to one of this service's own.
 	Shedder *resilience.Shedder
 	// NoShedding leaves shedding out.
 	NoShedding bool

@@ -18,7 +18,9 @@ import (
 // initResilience makes what protects this service, and what protects others from it.
 func (s *Service) initResilience() error {
 	s.shedder, s.destinations = s.cfg.Shedder, s.cfg.Destinations
-	if s.shedder == nil {
+	if s.shedder != nil {
+		s.admission = admissionToken(s.shedder)
+	} else {
 		shedder, err := resilience.NewShedder(&resilience.ShedderConfig{Hooks: s.ins.Shedder()})
 		if err != nil {
 			return fmt.Errorf("kit: %w", err)
@@ -41,15 +43,13 @@ func (s *Service) initResilience() error {
 func (s *Service) Destinations() *resilience.Destinations { return s.destinations }
 
 // loadGuard bounds the time of a call and sheds it under overload.
-func (s *Service) loadGuard() (*grpcresilience.Server, error) {
+func (s *Service) loadGuard(shedder *resilience.Shedder) (*grpcresilience.Server, error) {
 	cfg := &grpcresilience.ServerConfig{
+		Shedder:        shedder,
 		Deadline:       s.cfg.DefaultDeadline,
 		StreamDeadline: max(s.cfg.StreamDeadline, 0),
 		// The gRPC listener is mTLS: whoever gets here is a workload of ours.
 		TrustCriticality: true,
-	}
-	if !s.cfg.NoShedding {
-		cfg.Shedder = s.shedder
 	}
 	g, err := grpcresilience.NewServer(cfg)
 	if err != nil {
@@ -168,6 +168,9 @@ func (s *Service) httpLoad(next http.Handler) http.Handler {
 			return
 		}
 		defer func() { ticket.Release(outcome) }()
+		if s.admission != "" {
+			r = r.WithContext(context.WithValue(ctx, admittedKey{}, s.admission))
+		}
 		next.ServeHTTP(w, r)
 		outcome = resilience.OutcomeOf(ctx, nil)
 	})

@@ -69,11 +69,14 @@ func (s *Service) serverChain() ([]grpc.UnaryServerInterceptor, []grpc.StreamSer
 	judge := &grpcauthn.Server{Policy: s.policy, Verifier: s.cfg.Verifier, Denied: s.denied}
 	add(unlessHealth(judge.Unary, judge.Stream)) // peer identity, user token, policy
 	around(s.knowUser)
-	load, err := s.loadGuard()
+	loadUnary, loadStream, err := s.loadGuards() // deadline, shedding
 	if err != nil {
 		return nil, nil, err
 	}
-	add(unlessHealth(load.Unary, load.Stream)) // deadline, shedding
+	add(unlessHealth(loadUnary, loadStream))
+	if s.admission != "" {
+		around(s.markAdmitted)
+	}
 	if !s.cfg.NoValidation {
 		v, err := newValidator()
 		if err != nil {

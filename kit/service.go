@@ -40,6 +40,7 @@ type Service struct {
 
 	destinations *resilience.Destinations
 	shedder      *resilience.Shedder
+	admission    string // see admission.go; empty where the shedder is not shared
 
 	inFlight atomic.Int64
 	draining chan struct{}
