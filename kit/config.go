@@ -57,9 +57,13 @@ type Config struct {
 	PublicHTTP bool
 	// HTTPCallers may call the HTTP listener when it is not public. Nobody else may.
 	HTTPCallers []spiffeid.ID
-	// Verifier checks users' tokens. Required where the policy wants a user. The
-	// caller owns it.
+	// Verifier checks users' tokens. Required where the policy wants a user, unless
+	// NewVerifier is given. The caller owns it.
 	Verifier *authn.Verifier
+	// NewVerifier makes the Verifier where it takes the service itself to do so:
+	// its HTTPClient fetches the issuer's keys over mTLS. The service owns what it
+	// returns.
+	NewVerifier func(s *Service) (*authn.Verifier, error)
 
 	// Destinations are the resilience pipelines of the peers, by peer name. Defaults
 	// to this service's own, with the defaults of package resilience.
@@ -160,8 +164,11 @@ func (c Config) validate(policy *authn.Policy) error {
 	}
 	if policy == nil {
 		fault("the policy is nil: say who may call what with authn.NewPolicy")
-	} else if c.Verifier == nil && policy.NeedsVerifier() {
-		fault("the policy looks at users' tokens and Config.Verifier is nil: set it")
+	} else if c.Verifier == nil && c.NewVerifier == nil && policy.NeedsVerifier() {
+		fault("the policy looks at users' tokens, and Config.Verifier and Config.NewVerifier are nil: set one")
+	}
+	if c.Verifier != nil && c.NewVerifier != nil {
+		fault("Config.Verifier and Config.NewVerifier are both set: keep one")
 	}
 	for _, d := range []struct {
 		name string

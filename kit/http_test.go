@@ -16,6 +16,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/napkin-kit/napkin/authn"
@@ -333,6 +335,25 @@ func TestHTTPBetweenServices(t *testing.T) {
 		if err := post(ctx, c, url); err == nil || !strings.Contains(err.Error(), "not this client's peer") {
 			t.Errorf("%s: %v", url, err)
 		}
+	}
+
+	// Over the same client a service fetches the keys that its tokens are checked by.
+	s.HTTP().Handle("GET /jwks", w.tokens)
+	back, _ := w.service(t, w.allow(t, authn.UserRequired, "caller"), kit.Config{Name: "caller", Peers: peers, NewVerifier: func(s *kit.Service) (*authn.Verifier, error) {
+		cfg := w.tokens.VerifierConfig()
+		cfg.JWKSURL = "https://auth/jwks"
+		var err error
+		if cfg.Client, err = s.HTTPClient("auth"); err != nil {
+			return nil, err
+		}
+		return authn.NewVerifier(cfg)
+	}})
+	grpc_testing.RegisterTestServiceServer(back, &server{})
+	run(t, back)
+	self, _ := w.client(t, "caller", map[string]kit.Peer{"caller": w.peer(t, back)})
+	authed := metadata.AppendToOutgoingContext(within(t), "authorization", "Bearer "+w.tokens.Token(t, "alice"))
+	if _, err := stub(t, self, "caller").UnaryCall(authed, &grpc_testing.SimpleRequest{}); err != nil {
+		t.Errorf("a token checked by keys fetched over mTLS: %v", err)
 	}
 
 	stranger, _ := w.client(t, "stranger", peers)

@@ -116,9 +116,31 @@ func (s *Service) open(ctx context.Context) error {
 		return err
 	}
 	s.clients.init(s)
+	if err := s.makeVerifier(); err != nil {
+		return err
+	}
 	s.adminRoutes()
 	return s.newGRPCServer()
 }
+
+func (s *Service) makeVerifier() error {
+	if s.cfg.NewVerifier == nil {
+		return nil
+	}
+	v, err := s.cfg.NewVerifier(s)
+	if err != nil {
+		return fmt.Errorf("kit: %s: Config.NewVerifier: %w", s.cfg.Name, err)
+	}
+	if v == nil {
+		return fmt.Errorf("kit: %s: Config.NewVerifier returned nil: return a verifier, or an error", s.cfg.Name)
+	}
+	s.cfg.Verifier = v
+	s.OnClose("token verifier", func(context.Context) error { return v.Close() })
+	return nil
+}
+
+// Verifier checks users' tokens; nil where the service has none.
+func (s *Service) Verifier() *authn.Verifier { return s.cfg.Verifier }
 
 func (s *Service) startTelemetry(ctx context.Context) error {
 	s.tel = s.cfg.Telemetry
