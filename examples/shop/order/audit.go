@@ -35,6 +35,15 @@ type OrderFacts struct {
 // Audit reads the facts. It changes nothing.
 func Audit(ctx context.Context, db *sqldb.DB) (Facts, error) {
 	var f Facts
+	var err error
+	// What is under way is read before the orders: where nothing is, the orders
+	// read after it are as they will stay.
+	if f.SagasUnfinished, f.SagasStuck, err = sqlsaga.Unfinished(ctx, db); err != nil {
+		return Facts{}, err
+	}
+	if f.Outbox, err = outbox.ReadBacklog(ctx, db); err != nil {
+		return Facts{}, err
+	}
 	rows, err := db.Read.QueryContext(ctx, `SELECT id, user_id, status, total, refunding, created_at FROM orders ORDER BY created_at, id`)
 	if err != nil {
 		return Facts{}, fmt.Errorf("order: audit: %w", err)
@@ -51,12 +60,6 @@ func Audit(ctx context.Context, db *sqldb.DB) (Facts, error) {
 	}
 	if err := rows.Err(); err != nil {
 		return Facts{}, fmt.Errorf("order: audit: %w", err)
-	}
-	if f.SagasUnfinished, f.SagasStuck, err = sqlsaga.Unfinished(ctx, db); err != nil {
-		return Facts{}, err
-	}
-	if f.Outbox, err = outbox.ReadBacklog(ctx, db); err != nil {
-		return Facts{}, err
 	}
 	dead, err := inbox.ReadDeadLetters(ctx, db, "")
 	f.DeadLetters = len(dead)

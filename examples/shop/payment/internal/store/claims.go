@@ -99,15 +99,29 @@ func Orders(ctx context.Context, db *sqldb.DB) (map[string]OrderFacts, error) {
 		}
 		return rows.Err()
 	}
-	err := read(`SELECT order_id, state FROM payments`, func(rows *sql.Rows) error {
+	// What is under way is read first: where nothing is, what is read after it is
+	// as it will stay.
+	err := read(`SELECT order_id, COUNT(*) FROM intents WHERE progress IN ('recorded', 'calling', 'unknown') GROUP BY order_id`, func(rows *sql.Rows) error {
 		var id string
-		var f OrderFacts
-		if err := rows.Scan(&id, &f.State); err != nil {
+		var n int
+		if err := rows.Scan(&id, &n); err != nil {
 			return err
 		}
-		all[id] = f
+		all[id] = OrderFacts{OpenIntents: n}
 		return nil
 	})
+	if err == nil {
+		err = read(`SELECT order_id, state FROM payments`, func(rows *sql.Rows) error {
+			var id, state string
+			if err := rows.Scan(&id, &state); err != nil {
+				return err
+			}
+			f := all[id]
+			f.State = state
+			all[id] = f
+			return nil
+		})
+	}
 	if err == nil {
 		err = read(`SELECT order_id, `+sumColumns+` FROM ledger GROUP BY order_id`, func(rows *sql.Rows) error {
 			var id string
@@ -117,19 +131,6 @@ func Orders(ctx context.Context, db *sqldb.DB) (map[string]OrderFacts, error) {
 			}
 			f := all[id]
 			f.Sums = s
-			all[id] = f
-			return nil
-		})
-	}
-	if err == nil {
-		err = read(`SELECT order_id, COUNT(*) FROM intents WHERE progress IN ('recorded', 'calling', 'unknown') GROUP BY order_id`, func(rows *sql.Rows) error {
-			var id string
-			var n int
-			if err := rows.Scan(&id, &n); err != nil {
-				return err
-			}
-			f := all[id]
-			f.OpenIntents = n
 			all[id] = f
 			return nil
 		})
