@@ -7,9 +7,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
 
 	"github.com/napkin-kit/napkin/internal/natstest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestFilesSurviveARestartAndARollbackForgets(t *testing.T) {
 	s := natstest.Start(t)

@@ -5,10 +5,14 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/events/eventstest"
 	"github.com/napkin-kit/napkin/kit/events/memevents"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // Each of these is broken in one way, and the case named must say so.
 func TestABrokenBrokerFails(t *testing.T) {

@@ -58,7 +58,7 @@ func (c *Consumer[T]) handle(ctx context.Context, e events.Event, bad error) (ve
 	case c.isInfrastructure(err):
 		c.failed(ctx, e, err, false)
 		return paused, 0
-	case ended(err) && !IsPermanent(err):
+	case isPassing(err):
 		c.failed(ctx, e, err, false)
 		return again, 0
 	}

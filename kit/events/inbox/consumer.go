@@ -18,7 +18,8 @@ import (
 // sqldb.AfterCommit, make it.
 //
 // An error rolls everything back. It counts against the event, unless it is
-// marked by [Permanent] or [Infrastructure] or comes from the database.
+// marked by [Permanent] or [Infrastructure], or says that the database could not
+// be reached or asks for the transaction again.
 type Handler[T any] func(ctx context.Context, tx T, e events.Event) error
 
 // ConsumerConfig tunes [NewConsumer]. The zero value is ready to use.

@@ -35,10 +35,10 @@
 // events join the list behind it. [Consumer.Redrive] or [Consumer.Drop] lets the
 // key go on, in order.
 //
-// An error marked by [Infrastructure], a database that does not answer or a
-// serialization failure says nothing about the event. It counts for nothing; the
-// whole consumer pauses and tries again. A context that ended counts for nothing
-// either.
+// An error marked by [Infrastructure] and a database that does not answer say
+// nothing about the event. They count for nothing; the whole consumer pauses and
+// tries again. A deadlock, a serialization failure and an attempt that ran out of
+// time count for nothing either: that one event is tried again.
 //
 // An event that does not decode becomes a dead letter with whatever could be
 // read of it.

@@ -30,9 +30,9 @@ func Infrastructure(err error) error {
 func IsPermanent(err error) bool { return classOf(err) == permanent }
 
 // IsInfrastructure reports whether err was marked by [Infrastructure], or comes
-// from a database that cannot be reached or asks for the transaction again.
+// from a database that cannot be reached.
 func IsInfrastructure(err error) bool {
-	return classOf(err) == infrastructure || sqldb.IsUnavailable(err) || sqldb.IsRetryable(err)
+	return classOf(err) == infrastructure || sqldb.IsUnavailable(err)
 }
 
 type class int
@@ -59,7 +59,9 @@ func classOf(err error) class {
 	return counted
 }
 
-// ended reports a context error: a handler that ran out of time, or a shutdown.
-func ended(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+// isPassing reports a failure that counts for nothing and concerns this attempt
+// only: a deadlock or serialization failure, or an attempt that ran out of time.
+func isPassing(err error) bool {
+	return !IsPermanent(err) &&
+		(sqldb.IsRetryable(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 }

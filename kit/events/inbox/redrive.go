@@ -97,7 +97,7 @@ func (c *Consumer[T]) redriveOne(ctx, work context.Context, q *queues, where str
 			return false, nil
 		case l.ID == 0:
 			return false, err // the list could not be read
-		case c.isInfrastructure(err) || ended(err) && !IsPermanent(err):
+		case c.isInfrastructure(err) || isPassing(err):
 			c.failed(work, l.Event, err, false)
 			q.gate.shut(c.backoff)
 			if !q.gate.pass(ctx) {

@@ -38,6 +38,11 @@ type Broker struct {
 	identity int
 }
 
+var _ interface {
+	events.Broker
+	events.Log
+} = (*Broker)(nil)
+
 type stream struct {
 	identity string
 	events   []events.Event // sequence n is at n-1
