@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,7 +49,7 @@ type fixture struct {
 	*store.Store
 	db      *sqldb.DB
 	journal *journal
-	changes *int
+	changes *atomic.Int64
 }
 
 // forEach runs the test on each database the service supports.
@@ -74,8 +75,8 @@ func forEach(t *testing.T, test func(t *testing.T, f fixture)) {
 			if err := migrate.Up(t.Context(), db, "catalog", store.Migrations()); err != nil {
 				t.Fatal(err)
 			}
-			f := fixture{db: db, journal: &journal{}, changes: new(int)}
-			f.Store = store.New(db, f.journal, transport.Encode, func() { *f.changes++ })
+			f := fixture{db: db, journal: &journal{}, changes: new(atomic.Int64)}
+			f.Store = store.New(db, f.journal, transport.Encode, func() { f.changes.Add(1) })
 			test(t, f)
 		})
 	}
@@ -117,8 +118,8 @@ func TestCreateAndGet(t *testing.T) {
 		if _, err := f.Get(t.Context(), "pot"); !errors.Is(err, domain.ErrNotFound) {
 			t.Errorf("unknown product: %v", err)
 		}
-		if len(f.journal.evs) != 1 || f.journal.evs[0].Key != "pan" || *f.changes != 1 {
-			t.Errorf("events %v, changes %d; want one of each", f.journal.evs, *f.changes)
+		if len(f.journal.evs) != 1 || f.journal.evs[0].Key != "pan" || f.changes.Load() != 1 {
+			t.Errorf("events %v, changes %d; want one of each", f.journal.evs, f.changes.Load())
 		}
 	})
 }
@@ -132,7 +133,7 @@ func TestNothingIsCreatedWithoutItsEvent(t *testing.T) {
 		if _, err := f.Get(t.Context(), "pan"); !errors.Is(err, domain.ErrNotFound) {
 			t.Errorf("the product stands without its event: %v", err)
 		}
-		if *f.changes != 0 {
+		if f.changes.Load() != 0 {
 			t.Error("the index was told of a rolled back change")
 		}
 	})
@@ -208,8 +209,8 @@ func TestUpdateThatChangesNothingOrFails(t *testing.T) {
 		if _, err := f.Update(t.Context(), "pot", same); !errors.Is(err, domain.ErrNotFound) {
 			t.Errorf("update of an unknown product: %v", err)
 		}
-		if len(f.journal.evs) != 1 || *f.changes != 1 {
-			t.Errorf("events %d, changes %d; want those of the creation alone", len(f.journal.evs), *f.changes)
+		if len(f.journal.evs) != 1 || f.changes.Load() != 1 {
+			t.Errorf("events %d, changes %d; want those of the creation alone", len(f.journal.evs), f.changes.Load())
 		}
 	})
 }
