@@ -143,7 +143,7 @@ func TestHTTPErrorsAreProblems(t *testing.T) {
 			}
 		})
 	}
-	if resp, _ := do(t, request(t, "GET", base+"/api/o-1", nil)); resp.StatusCode != 200 {
+	if resp, _ := do(t, request(t, "GET", base+"/api/o-1", nil)); resp.StatusCode != http.StatusOK {
 		t.Errorf("the inner router: %d", resp.StatusCode)
 	}
 	metrics := fmt.Sprint(rec.Metrics(t)["http.server.request.duration"].Data)
@@ -212,7 +212,7 @@ func TestSlowLoris(t *testing.T) {
 		}
 		conns = append(conns, c)
 	}
-	if resp, _ := do(t, request(t, "GET", "http://"+s.HTTPAddr()+"/", nil)); resp.StatusCode != 200 {
+	if resp, _ := do(t, request(t, "GET", "http://"+s.HTTPAddr()+"/", nil)); resp.StatusCode != http.StatusOK {
 		t.Errorf("others get %d", resp.StatusCode)
 	}
 	for _, c := range conns {
@@ -229,7 +229,7 @@ func TestHugeHeaderIsRefused(t *testing.T) {
 	})
 	req := request(t, "GET", "http://"+s.HTTPAddr()+"/", nil)
 	req.Header.Set("Idempotency-Key", strings.Repeat("k", 10<<10)) // reaches the handler, who refuses it
-	if resp, _ := do(t, req); resp.StatusCode != 200 {
+	if resp, _ := do(t, req); resp.StatusCode != http.StatusOK {
 		t.Errorf("10 kB of header: %d", resp.StatusCode)
 	}
 	req.Header.Set("X", strings.Repeat("k", 100<<10))
@@ -274,7 +274,7 @@ func TestServerSentEvents(t *testing.T) {
 	if !lines.Scan() || lines.Text() != "data: one" {
 		t.Fatalf("got %q, %v", lines.Text(), lines.Err())
 	}
-	if resp, _ := do(t, request(t, "GET", "http://"+s.HTTPAddr()+"/slow", nil)); resp.StatusCode != 504 {
+	if resp, _ := do(t, request(t, "GET", "http://"+s.HTTPAddr()+"/slow", nil)); resp.StatusCode != http.StatusGatewayTimeout {
 		t.Errorf("an ordinary request past its deadline: %d", resp.StatusCode)
 	}
 	next <- "two" // past the deadline by now

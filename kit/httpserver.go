@@ -75,7 +75,7 @@ func (s *Service) httpFront(next http.Handler, mux *http.ServeMux) http.Handler 
 		if s.isDraining() && r.ProtoMajor == 1 {
 			rec.Header().Set("Connection", "close") // the client's next request goes elsewhere
 		}
-		s.protected(rec, r, func() {
+		s.protected(rec, r, func() { //nolint:contextcheck // the request carries its context
 			leave, err := s.enter()
 			if err != nil {
 				WriteError(rec, r, err)

@@ -3,6 +3,7 @@ package kit_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -139,6 +140,8 @@ func warm(t *testing.T, c grpc_testing.TestServiceClient) error {
 	return err
 }
 
+var errAnswer = errors.New("not what was sent")
+
 // balancer sends to the replicas that answered their last health check, in turn.
 type balancer struct {
 	replicas []*replica
@@ -193,8 +196,8 @@ func (b *balancer) post(ctx context.Context) error {
 			return err
 		}
 		defer resp.Body.Close()
-		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "payload" || resp.StatusCode != 200 {
-			return fmt.Errorf("%d %q: %v", resp.StatusCode, body, err)
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "payload" || resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%d %q: %w", resp.StatusCode, body, errors.Join(err, errAnswer))
 		}
 		return nil
 	}

@@ -33,12 +33,12 @@ func (s *Service) Run(ctx context.Context) error {
 	s.mu.Unlock()
 
 	if err := s.checkPolicy(); err != nil {
-		return errors.Join(err, s.Close())
+		return errors.Join(err, s.Close()) //nolint:contextcheck // closing outlives the context that ended
 	}
 	failed := make(chan error, 3)
 	servers := s.serve(failed)
 	s.workers.start()
-	stopHealth := s.followHealth()
+	stopHealth := s.followHealth() //nolint:contextcheck // it lives until shutdown, not until ctx ends
 	s.log.LogAttrs(ctx, slog.LevelInfo, "serving",
 		slog.String("grpc", s.GRPCAddr()), slog.String("http", s.HTTPAddr()), slog.String("admin", s.AdminAddr()))
 

@@ -79,7 +79,7 @@ func New(ctx context.Context, policy *authn.Policy, cfg Config) (*Service, error
 	}
 	s.workers.init()
 	if err := s.open(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, s.Close()) //nolint:contextcheck // closing must not be cut short by ctx
 	}
 	return s, nil
 }
@@ -109,7 +109,7 @@ func (s *Service) open(ctx context.Context) error {
 		}
 		*l.l = opened
 	}
-	if err := s.initResilience(); err != nil {
+	if err := s.initResilience(); err != nil { //nolint:contextcheck // hooks get the contexts of the calls they see
 		return err
 	}
 	if err := s.observe(); err != nil {
@@ -120,7 +120,7 @@ func (s *Service) open(ctx context.Context) error {
 		return err
 	}
 	s.adminRoutes()
-	return s.newGRPCServer()
+	return s.newGRPCServer() //nolint:contextcheck // interceptors get the contexts of their calls
 }
 
 func (s *Service) makeVerifier() error {

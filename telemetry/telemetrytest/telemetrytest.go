@@ -149,7 +149,7 @@ func (s *Spans) Trace(id trace.TraceID) []sdktrace.ReadOnlySpan {
 func Attr(span sdktrace.ReadOnlySpan, name string) string {
 	for _, a := range span.Attributes() {
 		if a.Key == attribute.Key(name) {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""
