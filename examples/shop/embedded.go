@@ -106,7 +106,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	}
 	env.onClose(data.close)
 	fmt.Fprintf(o.Progress, "data in %s\n", data.path)
-	for name, key := range map[string]*[]byte{"vault": &env.vaultKey, "personal-data": &env.personalDataKey, "session": &env.sessionKey} {
+	for name, key := range map[string]*[]byte{"signing": &env.signingKey, "vault": &env.vaultKey, "personal-data": &env.personalDataKey, "session": &env.sessionKey} {
 		if *key, err = data.key(name); err != nil {
 			return nil, err
 		}
@@ -138,12 +138,13 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		if err != nil {
 			return nil, err
 		}
+		env.onClose(func() error { nc.Close(); return nil })
 		return natsevents.Connect(ctx, nc, nil)
 	}
 	if err := openListeners(env, o, edge, console, ids); err != nil {
 		return nil, err
 	}
-	s := &Store{env: env, progress: o.Progress, accounts: demoAccounts}
+	s := &Store{env: env, progress: o.Progress, accounts: DemoAccounts()}
 	if s.services, err = assemble(ctx, env, services); err != nil {
 		return nil, err
 	}

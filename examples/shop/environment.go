@@ -18,6 +18,7 @@ import (
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/sqldb"
+	"github.com/napkin-kit/napkin/telemetry/instrument"
 )
 
 // environment is what services run in: the one thing in which the store in one process differs from a
@@ -28,22 +29,27 @@ type environment struct {
 	log       *slog.Logger
 	demo      bool // demo accounts and the seeded catalogue
 
-	vaultKey, personalDataKey, sessionKey []byte
-	providerURL, providerKey              string
-	smtpAddr, messagesURL                 string
-	consoleListener                       net.Listener
-	consoleURL                            string
-	adminURLs                             map[string]string // service → admin address, for the console
+	signingKey, vaultKey, personalDataKey, sessionKey []byte
+	providerURL, providerKey                          string
+	smtpAddr, messagesURL                             string
+	consoleListener                                   net.Listener
+	consoleURL                                        string
+	adminURLs                                         map[string]string // service → admin address, for the console
 
 	// chassis gives a service its listeners, identity, peers and telemetry.
 	chassis  func(ctx context.Context, name string) (kit.Config, error)
 	database func(ctx context.Context, name string) (*sqldb.DB, error)
 	broker   func(ctx context.Context, name string) (events.Broker, error)
 
+	mu      sync.Mutex
 	closers []func() error // what the services were given, closed after the last of them has stopped
 }
 
-func (e *environment) onClose(fn func() error) { e.closers = append(e.closers, fn) }
+func (e *environment) onClose(fn func() error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closers = append(e.closers, fn)
+}
 
 func (e *environment) close() error {
 	var errs []error
@@ -96,6 +102,9 @@ func assembleOne(setup, life context.Context, env *environment, s service) (_ *k
 	if cfg.Verifier, err = newVerifier(env, cfg); err != nil {
 		return nil, err
 	}
+	if s.idempotency != nil {
+		cfg.Idempotency = s.idempotency()
+	}
 	policy, err := s.policy(env.domain)
 	if err != nil {
 		return nil, err
@@ -110,7 +119,11 @@ func assembleOne(setup, life context.Context, env *environment, s service) (_ *k
 		}
 	}()
 	svc.OnClose("token verifier", func(context.Context) error { return cfg.Verifier.Close() })
-	in := inputs{env: env, verifier: cfg.Verifier, telemetry: svc.Telemetry()}
+	ins, err := instrument.New(svc.Telemetry())
+	if err != nil {
+		return nil, err
+	}
+	in := inputs{env: env, verifier: cfg.Verifier, hooks: hooks{s.name, ins}}
 	if s.stateful {
 		if in.db, err = env.database(setup, s.name); err != nil {
 			return nil, err

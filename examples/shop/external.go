@@ -40,6 +40,7 @@ var Variables = []kit.Variable{
 	{Name: "SHOP_PROVIDER_KEY", Accepts: "the payment provider's API key"},
 	{Name: "SHOP_SMTP_ADDR", Accepts: "host:port of the mail server"},
 	{Name: "SHOP_MESSAGES_URL", Accepts: "the SMS and push gateway"},
+	{Name: "SHOP_SIGNING_KEY", Accepts: "32 bytes in base64; seals the keys that sign tokens"},
 	{Name: "SHOP_VAULT_KEY", Accepts: "32 bytes in base64; encrypts card numbers"},
 	{Name: "SHOP_PERSONAL_DATA_KEY", Accepts: "32 bytes in base64; encrypts personal data"},
 	{Name: "SHOP_SESSION_KEY", Accepts: "32 bytes in base64; encrypts session cookies"},
@@ -48,6 +49,7 @@ var Variables = []kit.Variable{
 // needs are the variables that a service cannot do without.
 var needs = map[string][]string{
 	"payment":      {"SHOP_PROVIDER_URL", "SHOP_PROVIDER_KEY", "SHOP_VAULT_KEY"},
+	"auth":         {"SHOP_SIGNING_KEY"},
 	"user":         {"SHOP_PERSONAL_DATA_KEY"},
 	"notification": {"SHOP_SMTP_ADDR", "SHOP_PERSONAL_DATA_KEY"},
 	"gateway":      {"SHOP_SESSION_KEY"},
@@ -83,7 +85,7 @@ func externalEnvironment(ctx context.Context, chosen []service, getenv func(stri
 		demo:        demo,
 		providerURL: r.url("SHOP_PROVIDER_URL"), providerKey: getenv("SHOP_PROVIDER_KEY"),
 		smtpAddr: getenv("SHOP_SMTP_ADDR"), messagesURL: r.url("SHOP_MESSAGES_URL"),
-		vaultKey: r.key("SHOP_VAULT_KEY"), personalDataKey: r.key("SHOP_PERSONAL_DATA_KEY"), sessionKey: r.key("SHOP_SESSION_KEY"),
+		signingKey: r.key("SHOP_SIGNING_KEY"), vaultKey: r.key("SHOP_VAULT_KEY"), personalDataKey: r.key("SHOP_PERSONAL_DATA_KEY"), sessionKey: r.key("SHOP_SESSION_KEY"),
 		adminURLs: r.pairs("SHOP_ADMIN_URLS"),
 	}
 	if env.domain, err = spiffeid.TrustDomainFromString(r.or("NAPKIN_TRUST_DOMAIN", devDomain)); err != nil {
@@ -141,6 +143,7 @@ func externalEnvironment(ctx context.Context, chosen []service, getenv func(stri
 		if err != nil {
 			return nil, err
 		}
+		env.onClose(func() error { nc.Close(); return nil })
 		return natsevents.Connect(ctx, nc, nil)
 	}
 	return env, nil
@@ -244,4 +247,3 @@ func (r *reader) pairs(name string) map[string]string {
 	}
 	return out
 }
-

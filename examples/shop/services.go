@@ -9,11 +9,19 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/napkin-kit/napkin/authn"
+	"github.com/napkin-kit/napkin/examples/shop/auth"
+	"github.com/napkin-kit/napkin/examples/shop/cart"
+	"github.com/napkin-kit/napkin/examples/shop/catalog"
 	"github.com/napkin-kit/napkin/examples/shop/gateway"
+	"github.com/napkin-kit/napkin/examples/shop/inventory"
+	"github.com/napkin-kit/napkin/examples/shop/notification"
+	"github.com/napkin-kit/napkin/examples/shop/order"
+	"github.com/napkin-kit/napkin/examples/shop/payment"
+	"github.com/napkin-kit/napkin/examples/shop/user"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/events"
+	"github.com/napkin-kit/napkin/kit/idempotency/grpcidempotency"
 	"github.com/napkin-kit/napkin/kit/sqldb"
-	"github.com/napkin-kit/napkin/telemetry"
 )
 
 // service is one entry of the store's table of contents.
@@ -23,19 +31,100 @@ type service struct {
 	http     bool     // it has an HTTP listener
 	stateful bool     // it has a database and uses the broker
 	policy   func(spiffeid.TrustDomain) (*authn.Policy, error)
-	wire     func(context.Context, *kit.Service, inputs) error
+	// idempotency names the calls that take an idempotency key.
+	idempotency func() map[string]grpcidempotency.Rule
+	wire        func(context.Context, *kit.Service, inputs) error
 }
 
 // inputs are what a service's constructor takes its configuration from.
 type inputs struct {
-	env       *environment
-	db        *sqldb.DB
-	broker    events.Broker
-	verifier  *authn.Verifier
-	telemetry *telemetry.Telemetry
+	env      *environment
+	db       *sqldb.DB
+	broker   events.Broker
+	verifier *authn.Verifier
+	hooks    hooks
 }
 
 var services = []service{
+	{
+		name: auth.Name, http: true, stateful: true, policy: auth.Policy,
+		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
+			return auth.New(ctx, svc, auth.Config{
+				DB: in.db, Broker: in.broker, Issuer: in.env.publicURL, ConsoleURL: in.env.consoleURL,
+				Key: in.env.signingKey, Demo: in.env.demo,
+				Hooks: auth.Hooks{Events: in.hooks.events(), Relay: in.hooks.relay()},
+			})
+		},
+	},
+	{
+		name: user.Name, stateful: true, policy: user.Policy,
+		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
+			return user.New(ctx, svc, user.Config{
+				DB: in.db, Broker: in.broker, Key: in.env.personalDataKey,
+				Hooks: user.Hooks{Events: in.hooks.events(), Relay: in.hooks.relay(), Inbox: in.hooks.inbox()},
+			})
+		},
+	},
+	{
+		name: catalog.Name, http: true, stateful: true, policy: catalog.Policy,
+		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
+			return catalog.New(ctx, svc, catalog.Config{
+				DB: in.db, Broker: in.broker, Seed: in.env.demo,
+				Hooks: catalog.Hooks{Events: in.hooks.events(), Relay: in.hooks.relay(), Inbox: in.hooks.inbox()},
+			})
+		},
+	},
+	{
+		name: cart.Name, stateful: true, peers: []string{"catalog"}, policy: cart.Policy,
+		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
+			return cart.New(ctx, svc, cart.Config{
+				DB: in.db, Broker: in.broker,
+				Hooks: cart.Hooks{Events: in.hooks.events(), Inbox: in.hooks.inbox()},
+			})
+		},
+	},
+	{
+		name: order.Name, stateful: true, peers: []string{"cart", "payment"}, policy: order.Policy,
+		idempotency: order.Idempotency,
+		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
+			return order.New(ctx, svc, order.Config{
+				DB: in.db, Broker: in.broker,
+				Hooks: order.Hooks{Events: in.hooks.events(), Relay: in.hooks.relay(), Inbox: in.hooks.inbox(), Saga: in.hooks.saga()},
+			})
+		},
+	},
+	{
+		name: payment.Name, stateful: true, policy: payment.Policy,
+		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
+			return payment.New(ctx, svc, payment.Config{
+				DB: in.db, Broker: in.broker,
+				ProviderURL: in.env.providerURL, ProviderKey: in.env.providerKey, VaultKey: in.env.vaultKey,
+				Hooks: payment.Hooks{Events: in.hooks.events(), Relay: in.hooks.relay(), Inbox: in.hooks.inbox(), Point: in.hooks.point},
+			})
+		},
+	},
+	{
+		name: inventory.Name, stateful: true, policy: inventory.Policy,
+		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
+			return inventory.New(ctx, svc, inventory.Config{
+				DB: in.db, Broker: in.broker,
+				Hooks: inventory.Hooks{Events: in.hooks.events(), Relay: in.hooks.relay(), Inbox: in.hooks.inbox()},
+			})
+		},
+	},
+	{
+		name: notification.Name, stateful: true, policy: notification.Policy,
+		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
+			return notification.New(ctx, svc, notification.Config{
+				DB: in.db, Broker: in.broker, Key: in.env.personalDataKey,
+				SMTPAddr: in.env.smtpAddr, MessagesURL: in.env.messagesURL,
+				Hooks: notification.Hooks{
+					Events: in.hooks.events(), Inbox: in.hooks.inbox(),
+					Sending: func(ctx context.Context, where, channel string) { in.hooks.point(ctx, channel+"."+where) },
+				},
+			})
+		},
+	},
 	{
 		name: gateway.Name, http: true,
 		peers:  []string{"auth", "user", "catalog", "cart", "order", "payment", "inventory", "notification"},

@@ -69,6 +69,14 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 		return limitAddress(authenticate(limitPrincipal(withoutToken(h))))
 	}
 
+	images, err := proxyTo(svc, "catalog")
+	if err != nil {
+		return err
+	}
+	proxy, err := proxyTo(svc, "auth")
+	if err != nil {
+		return err
+	}
 	mux := svc.HTTP()
 	mux.Handle("GET /v1/products", guard(false, cacheable(api)))
 	mux.Handle("GET /v1/products/{id}", guard(false, cacheable(api)))
@@ -77,12 +85,9 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	mux.Handle("/v1/", guard(true, private(api)))
 	mux.Handle("GET /openapi.json", cacheable(http.HandlerFunc(openapi.Serve)))
 
-	proxy, err := authProxy(svc)
-	if err != nil {
-		return err
-	}
 	mux.Handle("/oauth/", limitAddress(proxy))
 	mux.Handle("/.well-known/openid-configuration", limitAddress(proxy))
+	mux.Handle("GET /images/", limitAddress(images))
 	return nil
 }
 
@@ -95,13 +100,14 @@ func withoutToken(next http.Handler) http.Handler {
 	})
 }
 
-// authProxy passes the OpenID Connect endpoints on to the auth service, over mTLS.
-func authProxy(svc *kit.Service) (http.Handler, error) {
-	client, err := svc.HTTPClient("auth", kit.WithoutToken())
+// proxyTo passes requests on to a peer's HTTP listener, over mTLS: OpenID Connect to auth, illustrations to
+// catalog.
+func proxyTo(svc *kit.Service, peer string) (http.Handler, error) {
+	client, err := svc.HTTPClient(peer, kit.WithoutToken())
 	if err != nil {
 		return nil, err
 	}
-	target := &url.URL{Scheme: "https", Host: "auth"}
+	target := &url.URL{Scheme: "https", Host: peer}
 	return &httputil.ReverseProxy{
 		Transport: client.Transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -109,7 +115,7 @@ func authProxy(svc *kit.Service) (http.Handler, error) {
 			r.SetXForwarded()
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			svc.Logger().WarnContext(r.Context(), "auth does not answer", "error", err)
+			svc.Logger().WarnContext(r.Context(), "a peer does not answer", "peer", peer, "error", err)
 			kit.WriteError(w, r, errUnavailable)
 		},
 	}, nil

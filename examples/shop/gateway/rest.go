@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
@@ -68,8 +69,32 @@ func newAPI(ctx context.Context, svc *kit.Service) (http.Handler, error) {
 			kit.WriteError(w, r, problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "send the body as application/json"))
 			return
 		}
+		if p := unspeakable(r); p != nil {
+			kit.WriteError(w, r, p)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	}), nil
+}
+
+// unspeakable finds what gRPC could not carry on: it takes text in UTF-8 and header values in visible ASCII.
+func unspeakable(r *http.Request) *problem.Problem {
+	if !utf8.ValidString(r.URL.Path) {
+		return problem.New(http.StatusBadRequest, "bad_request", "the path is not UTF-8")
+	}
+	for key, values := range r.URL.Query() {
+		for _, v := range append(values, key) {
+			if !utf8.ValidString(v) {
+				return problem.Invalid(problem.Field{Field: strings.ToValidUTF8(key, "?"), Message: "is not UTF-8"})
+			}
+		}
+	}
+	for _, c := range []byte(r.Header.Get("Idempotency-Key")) {
+		if c < ' ' || c > '~' {
+			return problem.Invalid(problem.Field{Field: "Idempotency-Key", Message: "takes visible ASCII characters only"})
+		}
+	}
+	return nil
 }
 
 // incomingHeader names the request headers that go on as metadata. Correlation and trace headers travel

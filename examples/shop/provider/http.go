@@ -202,6 +202,9 @@ func (s *Simulator) getOperation(w http.ResponseWriter, r *http.Request) {
 	respond(w, http.StatusOK, op)
 }
 
+// Ledger returns what GET /v1/ledger does, for a reader in the same process.
+func (s *Simulator) Ledger(ctx context.Context) ([]Account, error) { return s.book.accounts(ctx, "") }
+
 func (s *Simulator) getLedger(w http.ResponseWriter, r *http.Request) {
 	accounts, err := s.book.accounts(r.Context(), r.URL.Query().Get("reference"))
 	if err != nil {

@@ -136,7 +136,7 @@ func (c *Cluster) configure(t testing.TB) {
 		"SHOP_PUBLIC_URL=" + c.URL, "SHOP_CONSOLE_ADDR=" + console, "SHOP_CONSOLE_URL=" + c.Console,
 		"SHOP_PROVIDER_URL=" + c.Out.ProviderURL, "SHOP_PROVIDER_KEY=" + ProviderKey,
 		"SHOP_SMTP_ADDR=" + c.Out.SMTPAddr, "SHOP_MESSAGES_URL=" + c.Out.MessageURL,
-		"SHOP_VAULT_KEY=" + newKey(), "SHOP_PERSONAL_DATA_KEY=" + newKey(), "SHOP_SESSION_KEY=" + newKey(),
+		"SHOP_SIGNING_KEY=" + newKey(), "SHOP_VAULT_KEY=" + newKey(), "SHOP_PERSONAL_DATA_KEY=" + newKey(), "SHOP_SESSION_KEY=" + newKey(),
 		"NAPKIN_TRUST_DOMAIN=shop.test", "GATEWAY_NAPKIN_HTTP_ADDR=" + gateway,
 	}
 	for _, name := range shop.Names() {

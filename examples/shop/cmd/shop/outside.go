@@ -17,6 +17,7 @@ import (
 	"github.com/napkin-kit/napkin/authn/devworkload"
 	shop "github.com/napkin-kit/napkin/examples/shop"
 	"github.com/napkin-kit/napkin/examples/shop/provider"
+	"github.com/napkin-kit/napkin/examples/shop/sink"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
 )
@@ -89,6 +90,37 @@ func serveHTTP(ctx context.Context, addr string, h http.Handler, release func())
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return srv.Shutdown(stop)
+}
+
+// sinkCmd is an outsider too: what the store says it has sent, it says it has got.
+type sinkCmd struct {
+	SMTP   string `name:"smtp" default:"127.0.0.1:2525" help:"Address for mail."`
+	Listen string `default:"127.0.0.1:8091" help:"Address for SMS and push, and for GET /messages."`
+	Data   string `default:"sink.db" help:"SQLite file of what was received."`
+}
+
+func (c *sinkCmd) Run(ctx context.Context) error {
+	db, err := sqlitedb.Open(ctx, c.Data, nil)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	s, err := sink.New(ctx, db, nil)
+	if err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.SMTP)
+	if err != nil {
+		return fmt.Errorf("%w; choose another address with --smtp", err)
+	}
+	mail := s.SMTP()
+	done := make(chan error, 1)
+	go func() { done <- mail.Serve(l) }()
+	fmt.Println("smtp://" + l.Addr().String())
+	err = serveHTTP(ctx, c.Listen, s.Handler(), func() {})
+	err = errors.Join(err, mail.Close())
+	<-done
+	return err
 }
 
 type envCmd struct{}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	shop "github.com/napkin-kit/napkin/examples/shop"
+)
+
+type checkCmd struct {
+	Data        string        `default:"shop-data" help:"Directory of a store in one process; it may be running."`
+	External    bool          `help:"Check services that the environment configures, instead of a data directory."`
+	Wait        time.Duration `help:"Wait this long until nothing is under way any more."`
+	ProviderURL string        `help:"The payment provider, where it runs in a process of its own."`
+	ProviderKey string        `env:"SHOP_PROVIDER_KEY" help:"Its API key."`
+	MessagesURL string        `help:"The sink, where it runs in a process of its own."`
+}
+
+// Run exits non-zero on a breach, and where something is still under way at the end of the wait.
+func (c *checkCmd) Run(ctx context.Context) error {
+	r, err := shop.Check(ctx, shop.CheckOptions{
+		Data: c.Data, External: c.External, Wait: c.Wait,
+		ProviderURL: c.ProviderURL, ProviderKey: c.ProviderKey, MessagesURL: c.MessagesURL,
+	}, os.Getenv)
+	if err != nil {
+		return err
+	}
+	r.Print(os.Stdout)
+	switch {
+	case r.Breaches() > 0:
+		return fmt.Errorf("%d breaches", r.Breaches())
+	case c.Wait > 0 && !r.Quiescent():
+		return fmt.Errorf("still under way after %s", c.Wait)
+	}
+	return nil
+}
