@@ -184,7 +184,7 @@ func (v *console) list() {
 		found = found[:consolePage]
 		page.OlderQuery = page.Query(page.Status) + "&before=" + template.URL(strconv.FormatInt(found[consolePage-1].CreatedAt.UnixMicro(), 10)) //nolint:gosec // digits
 	}
-	now := v.c.cfg.Now()
+	now := v.c.now()
 	for _, in := range found {
 		page.Rows = append(page.Rows, consoleRow{
 			ID: in.ID, Name: in.Name, Version: in.Version, Status: in.Status, At: v.c.position(in),

@@ -57,7 +57,7 @@ func (v *console) instance() {
 		v.failed(err)
 		return
 	}
-	now := v.c.cfg.Now()
+	now := v.c.now()
 	p, served := v.c.plan(in.Name, in.Version)
 	page := consoleInstance{
 		consoleHead: consoleHead{in.Name + " " + in.ID, v.operator},

@@ -207,8 +207,11 @@ func (c *Coordinator) backoff(base time.Duration, attempt int, id string) time.D
 	d = min(d, max(c.cfg.BackoffMax, base))
 	h := fnv.New32a()
 	_, _ = fmt.Fprintf(h, "%s/%d", id, attempt)
-	return d/2 + time.Duration(float64(d/2)*float64(h.Sum32()%1000)/1000)
+	return (d/2 + time.Duration(float64(d/2)*float64(h.Sum32()%1000)/1000)).Truncate(time.Microsecond)
 }
+
+// now is the time as stores keep it, so that what is due there is due here.
+func (c *Coordinator) now() time.Time { return c.cfg.Now().Truncate(time.Microsecond) }
 
 // kick asks Run to drive the instance at once. Without Run, or with a full
 // queue, the poll finds it.

@@ -21,7 +21,7 @@ func (c *Coordinator) newTurn(in *Instance, tx sqldb.Tx) (*turn, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: %s v%d", ErrNotServed, in.Name, in.Version)
 	}
-	t := &turn{c: c, p: p, in: in, now: c.cfg.Now(), ex: tx, tx: tx, due: in.DueAt}
+	t := &turn{c: c, p: p, in: in, now: c.now(), ex: tx, tx: tx, due: in.DueAt}
 	s, err := p.decode(in.State)
 	if err != nil {
 		return t, err

@@ -32,7 +32,7 @@ func (h *Handle[S]) Start(ctx context.Context, tx sqldb.Execer, id string, s S) 
 		return fmt.Errorf("saga: the id %q is not usable; take 1 to 128 letters, digits and \"._:-\", beginning with a letter or digit", id)
 	}
 	c := h.c
-	now := c.cfg.Now()
+	now := c.now()
 	state, err := h.p.encode(&s, c.cfg.MaxState)
 	if err != nil {
 		return err
@@ -163,7 +163,7 @@ func (h *Handle[S]) Signal(ctx context.Context, tx sqldb.Tx, id, name string, pa
 		return fmt.Errorf("saga: encode the signal %q: %w", name, err)
 	}
 	keep := func() error {
-		return h.c.store.Buffer(ctx, tx, Message{SagaID: id, Kind: MessageSignal, Name: name, ID: rand.Text(), Body: body, At: h.c.cfg.Now()})
+		return h.c.store.Buffer(ctx, tx, Message{SagaID: id, Kind: MessageSignal, Name: name, ID: rand.Text(), Body: body, At: h.c.now()})
 	}
 	in, err := h.c.store.Lock(ctx, tx, id)
 	if errors.Is(err, ErrNotFound) {

@@ -151,7 +151,7 @@ func (c *Coordinator) bufferReply(ctx context.Context, tx sqldb.Tx, in *Instance
 	if err != nil {
 		return fmt.Errorf("saga: keep a reply: %w", err)
 	}
-	now := c.cfg.Now()
+	now := c.now()
 	m := Message{SagaID: in.ID, Kind: MessageReply, ID: e.ID, Body: body, At: now}
 	if err := c.store.Buffer(ctx, tx, m); err != nil {
 		return err

@@ -54,7 +54,7 @@ func (c *Coordinator) Ready(context.Context) error {
 	}
 	c.membership.mu.Lock()
 	defer c.membership.mu.Unlock()
-	if c.cfg.Now().Sub(c.membership.beatAt) > c.cfg.LeaseTTL {
+	if c.now().Sub(c.membership.beatAt) > c.cfg.LeaseTTL {
 		return fmt.Errorf("saga: no heartbeat within %v: %w", c.cfg.LeaseTTL, c.membership.err)
 	}
 	return nil
@@ -94,7 +94,7 @@ func (c *Coordinator) beat(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("saga: heartbeat: %w", err)
 	}
-	c.membership.set(member, c.cfg.Now(), err)
+	c.membership.set(member, c.now(), err)
 	return err
 }
 
@@ -124,7 +124,7 @@ func (c *Coordinator) RunDue(ctx context.Context) (int, error) {
 			return n, err
 		}
 	}
-	ids, err := c.store.Due(ctx, c.cfg.Now(), c.refs(), batch)
+	ids, err := c.store.Due(ctx, c.now(), c.refs(), batch)
 	if err != nil {
 		return n, err
 	}
@@ -237,7 +237,7 @@ func (r *runner) loop(ctx context.Context) {
 }
 
 func (r *runner) poll(ctx context.Context) {
-	ids, err := r.c.store.Due(ctx, r.c.cfg.Now(), r.c.refs(), batch)
+	ids, err := r.c.store.Due(ctx, r.c.now(), r.c.refs(), batch)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.c.cfg.Logger.WarnContext(ctx, "saga: cannot look for due instances", "error", err)

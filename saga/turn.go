@@ -338,6 +338,7 @@ func (t *turn) timer(ctx context.Context, l *leaf, r *StepRecord) {
 			return
 		}
 	}
+	at = at.Truncate(time.Microsecond)
 	r.Status = StepAttempted
 	r.NextAt = at
 	t.entry(EntryAttempted, l.name, 0, "until "+at.UTC().Format(time.RFC3339))
