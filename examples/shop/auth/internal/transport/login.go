@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/napkin-kit/napkin/examples/shop/auth/internal/domain"
-	"github.com/napkin-kit/napkin/resilience"
 )
 
 //go:embed login.html.tmpl
@@ -27,17 +26,7 @@ type login struct {
 	log      *slog.Logger
 	now      func() time.Time
 
-	byAccount, byAddress *resilience.KeyedLimiter
-}
-
-// Password attempts: an account takes ten in a row, then one in ten seconds; an
-// address, which may be a whole office, thirty, then one a second.
-func newLimiters() (account, address *resilience.KeyedLimiter, err error) {
-	account, err1 := resilience.NewKeyedLimiter("sign-in by account", &resilience.KeyedLimiterConfig{
-		Limit: resilience.LimiterConfig{PerSecond: 0.1, Burst: 10}})
-	address, err2 := resilience.NewKeyedLimiter("sign-in by address", &resilience.KeyedLimiterConfig{
-		Limit: resilience.LimiterConfig{PerSecond: 1, Burst: 30}})
-	return account, address, errors.Join(err1, err2)
+	byAccount, byAddress *domain.Throttle
 }
 
 type loginView struct {
@@ -88,7 +77,8 @@ func (l *login) submit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	email := domain.NormalizeEmail(r.PostForm.Get("email"))
-	if wait, ok := l.allowed(email, clientAddress(r)); !ok {
+	address := clientAddress(r)
+	if wait, ok := l.attempt(email, address); !ok {
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
 		l.form(w, r, http.StatusTooManyRequests, req.ID, email, limitedText)
 		return
@@ -98,6 +88,7 @@ func (l *login) submit(w http.ResponseWriter, r *http.Request) {
 		l.form(w, r, http.StatusUnauthorized, req.ID, email, wrongText)
 		return
 	}
+	l.forgive(email, address) // also where the fault is ours
 	if err == nil {
 		err = l.store.CompleteSignIn(r.Context(), req.ID, account.ID, domain.Grant(req.Scopes, account), l.now())
 	}
@@ -108,18 +99,23 @@ func (l *login) submit(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, l.callback+"?id="+req.ID, http.StatusSeeOther)
 }
 
-// allowed takes an attempt from the account's and the address's allowance.
-func (l *login) allowed(email, address string) (time.Duration, bool) {
-	_, err1 := l.byAddress.Allow(address)
-	_, err2 := l.byAccount.Allow(email)
-	if err := errors.Join(err1, err2); err != nil {
-		wait := 10 * time.Second
-		if rejection, ok := errors.AsType[*resilience.Rejection](err); ok && rejection.After > 0 {
-			wait = rejection.After
+// attempt counts a wrong password for the account and for the address, until
+// forgive. It returns how long to wait where there have been too many.
+func (l *login) attempt(email, address string) (time.Duration, bool) {
+	now := l.now()
+	wait, ok := l.byAddress.Attempt(address, now)
+	if ok {
+		if wait, ok = l.byAccount.Attempt(email, now); !ok {
+			l.byAddress.Forgive(address, now)
 		}
-		return wait, false
 	}
-	return 0, true
+	return wait, ok
+}
+
+func (l *login) forgive(email, address string) {
+	now := l.now()
+	l.byAddress.Forgive(address, now)
+	l.byAccount.Forgive(email, now)
 }
 
 func (l *login) form(w http.ResponseWriter, r *http.Request, status int, id, email, text string) {

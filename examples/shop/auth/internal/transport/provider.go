@@ -81,15 +81,13 @@ func NewProvider(cfg ProviderConfig) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
-	account, address, err := newLimiters()
-	if err != nil {
-		return nil, err
-	}
 	return &Provider{
 		op: provider, storage: st, issuer: issuer, secure: u.Scheme == "https",
 		login: &login{
 			store: cfg.Store, registry: cfg.Registry, callback: "/oauth/authorize/callback", note: cfg.Note,
-			log: cfg.Logger, now: cfg.Now, byAccount: account, byAddress: address,
+			log: cfg.Logger, now: cfg.Now,
+			// An address may be a whole office.
+			byAccount: domain.NewThrottle(10, 30*time.Second, 1<<16), byAddress: domain.NewThrottle(100, time.Second, 1<<16),
 		},
 	}, nil
 }
