@@ -43,7 +43,9 @@ func onBoth(t *testing.T, test func(t *testing.T, b *book)) {
 	run := func(t *testing.T, db *sqldb.DB) {
 		for _, step := range []func(context.Context, *sqldb.DB) error{
 			func(ctx context.Context, db *sqldb.DB) error { return migrate.Up(ctx, db, "order", store.Migrations()) },
-			func(ctx context.Context, db *sqldb.DB) error { return migrate.Down(ctx, db, "order", store.Migrations()) },
+			func(ctx context.Context, db *sqldb.DB) error {
+				return migrate.Down(ctx, db, "order", store.Migrations())
+			},
 			func(ctx context.Context, db *sqldb.DB) error { return migrate.Up(ctx, db, "order", store.Migrations()) },
 		} {
 			if err := step(t.Context(), db); err != nil {
