@@ -96,6 +96,9 @@ func effects(t testing.TB, db *sqldb.DB) []string {
 		}
 		out = append(out, k+"-"+strconv.Itoa(n))
 	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
 	return out
 }
 

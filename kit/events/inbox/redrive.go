@@ -85,6 +85,9 @@ func (c *Consumer[T]) redriveOne(ctx, work context.Context, q *queues, where str
 	var l DeadLetter
 	for failures := 1; ; failures++ {
 		l, err = c.redriveTx(work, where, keyed, args...)
+		if ctx.Err() != nil && err != nil {
+			return false, nil //nolint:nilerr // shutting down: the letter keeps its place
+		}
 		switch {
 		case err == nil && l.ID == 0:
 			return false, nil // the list is empty, or the key no longer drains
@@ -93,8 +96,6 @@ func (c *Consumer[T]) redriveOne(ctx, work context.Context, q *queues, where str
 				f(work, c.name, l.Event)
 			}
 			return true, nil
-		case ctx.Err() != nil:
-			return false, nil
 		case l.ID == 0:
 			return false, err // the list could not be read
 		case c.isInfrastructure(err) || isPassing(err):

@@ -55,14 +55,36 @@ func (r *Relay) read(ctx context.Context, s *state) (*batch, error) {
 			return nil, err
 		}
 	}
+	// Three statements see three snapshots, so their order matters.
+	//
+	// The fence comes before the holes: a transaction that it counts as ended has
+	// ended for the later statement too, so its rows are visible there.
+	//
+	// The holes come after the rows past the cursor: a row in a hole that
+	// committed before one of those of the same key is then seen as well. The
+	// other way round, both could commit in between, and the later one overtake.
+	var fence int64
 	if len(s.holes) > 0 {
-		if err := r.readHoles(ctx, s, b); err != nil {
+		err := r.db.Read.QueryRowContext(ctx, `SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint`).Scan(&fence)
+		if err != nil {
 			return nil, err
 		}
 	}
-	if len(s.stalled) >= r.cfg.MaxStalled {
-		return b, nil
+	if len(s.stalled) < r.cfg.MaxStalled {
+		if err := r.readAhead(ctx, b); err != nil {
+			return nil, err
+		}
 	}
+	if len(s.holes) > 0 {
+		if err := r.readHoles(ctx, s, b, fence); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// readAhead reads the rows past the cursor and notes the ids between them.
+func (r *Relay) readAhead(ctx context.Context, b *batch) error {
 	n := 0
 	err := each(ctx, r.db.Read, func(rows *sql.Rows) error {
 		x, err := scanRow(rows)
@@ -76,23 +98,16 @@ func (r *Relay) read(ctx context.Context, s *state) (*batch, error) {
 		b.cursor = x.id
 		n++
 		return nil
-	}, `SELECT `+rowColumns+` FROM napkin_outbox o WHERE o.id > $1 ORDER BY o.id LIMIT $2`, s.cursor, r.cfg.BatchSize)
-	b.full = b.full || n == r.cfg.BatchSize
-	return b, err
+	}, `SELECT `+rowColumns+` FROM napkin_outbox o WHERE o.id > $1 ORDER BY o.id LIMIT $2`, b.cursor, r.cfg.BatchSize)
+	b.full = n == r.cfg.BatchSize
+	return err
 }
 
 // readHoles reads the rows that have appeared in holes and forgets the holes
 // that nothing can fill any more.
-func (r *Relay) readHoles(ctx context.Context, s *state, b *batch) error {
-	// The fence is read before the rows: a transaction that it counts as ended
-	// has ended for the second statement too, so its rows are visible there.
-	var xmin int64
-	err := r.db.Read.QueryRowContext(ctx, `SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint`).Scan(&xmin)
-	if err != nil {
-		return err
-	}
+func (r *Relay) readHoles(ctx context.Context, s *state, b *batch, fence int64) error {
 	var filled []row
-	err = each(ctx, r.db.Read, func(rows *sql.Rows) error {
+	err := each(ctx, r.db.Read, func(rows *sql.Rows) error {
 		x, err := scanRow(rows)
 		if err == nil {
 			filled = append(filled, x)
@@ -108,8 +123,13 @@ func (r *Relay) readHoles(ctx context.Context, s *state, b *batch) error {
 	for i, x := range filled {
 		ids[i] = x.id
 	}
-	b.holes = remaining(s.holes, ids, func(h hole) bool { return complete && xmin >= h.bound })
-	b.rows, b.full = filled, !complete
+	b.holes = remaining(s.holes, ids, func(h hole) bool { return complete && fence >= h.bound })
+	if !complete {
+		// What was not read may come before rows past the cursor: those wait.
+		b.rows, b.opened, b.cursor, b.full = filled, nil, s.cursor, true
+		return nil
+	}
+	b.rows = append(filled, b.rows...)
 	return nil
 }
 
