@@ -11,4 +11,7 @@ require (
 	golang.org/x/sync v0.24.0
 )
 
-require golang.org/x/time v0.16.0 // indirect
+require (
+	github.com/stretchr/testify v1.12.1 // indirect
+	golang.org/x/time v0.16.0 // indirect
+)

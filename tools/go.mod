@@ -12,6 +12,8 @@ tool (
 	honnef.co/go/tools/cmd/staticcheck
 )
 
+// protovalidate and grpc-gateway v1 are here for their .proto files (scripts/proto-deps); nothing imports
+// them, so `go mod tidy` would drop them.
 require (
 	4d63.com/gocheckcompilerdirectives v1.4.0 // indirect
 	4d63.com/gochecknoglobals v0.2.2 // indirect

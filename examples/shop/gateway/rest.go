@@ -13,6 +13,7 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -43,6 +44,7 @@ func newAPI(ctx context.Context, svc *kit.Service) (http.Handler, error) {
 		runtime.WithOutgoingHeaderMatcher(outgoingHeader),
 		runtime.WithOutgoingTrailerMatcher(outgoingHeader),
 		runtime.WithForwardResponseOption(created),
+		runtime.WithMetadata(nameRoute),
 		runtime.WithErrorHandler(writeError),
 		runtime.WithRoutingErrorHandler(routingError),
 		runtime.WithDisablePathLengthFallback(),
@@ -111,6 +113,14 @@ func outgoingHeader(key string) (string, bool) {
 		return "Idempotent-Replayed", true
 	}
 	return "", false
+}
+
+// nameRoute tells telemetry the route by its pattern, so that /v1/orders/1 and /v1/orders/2 are one.
+func nameRoute(ctx context.Context, r *http.Request) metadata.MD {
+	if pattern, ok := runtime.HTTPPathPattern(ctx); ok {
+		kit.SetRoute(r.Context(), pattern)
+	}
+	return nil
 }
 
 // created gives what is made its status and its address.
