@@ -36,17 +36,16 @@ func Cases() []Case {
 
 // open makes the topic and publishes n events of each key, in turns.
 func open(ctx context.Context, h Harness, n int, keys ...string) error {
-	const topic = "suite"
-	if err := h.Broker.EnsureTopics(ctx, topic); err != nil {
+	if err := h.Broker.EnsureTopics(ctx, "suite"); err != nil {
 		return fmt.Errorf("EnsureTopics: %w", err)
 	}
-	if err := h.Broker.EnsureTopics(ctx, topic); err != nil {
+	if err := h.Broker.EnsureTopics(ctx, "suite"); err != nil {
 		return fmt.Errorf("EnsureTopics of a topic that exists: %w", err)
 	}
 	for i := 1; i <= n; i++ {
 		var wave []events.Event
 		for _, k := range keys {
-			wave = append(wave, event(topic, k, i))
+			wave = append(wave, event(k, i))
 		}
 		if err := h.Broker.Publish(ctx, wave...); err != nil {
 			return fmt.Errorf("publish: %w", err)
@@ -59,7 +58,7 @@ func roundTrip(ctx context.Context, h Harness) error {
 	if err := open(ctx, h, 0); err != nil {
 		return err
 	}
-	want := event("suite", "key with spaces, \"quotes\" and 100 % ü", 7)
+	want := event("key with spaces, \"quotes\" and 100 % ü", 7)
 	want.ID = "id/with?odd=characters"
 	want.Subject, want.DataSchema = "a subject", "suite.v1.Schema"
 	want.CorrelationID, want.CausationID, want.UserID = "corr", "cause", "user-1"
@@ -67,7 +66,7 @@ func roundTrip(ctx context.Context, h Harness) error {
 	want.TraceState = "vendor=1,other=2"
 	want.Extensions = map[string]string{"sagaid": "s 1", "sagastep": "a/b"}
 	want.Data = []byte{0, 1, 2, 0xff, '\r', '\n', 0}
-	empty := event("suite", "", 0)
+	empty := event("", 0)
 	empty.Data, empty.DataContentType = nil, ""
 	if err := h.Broker.Publish(ctx, want, empty); err != nil {
 		return fmt.Errorf("publish: %w", err)
@@ -241,9 +240,9 @@ func typesAreFiltered(ctx context.Context, h Harness) error {
 	if err := open(ctx, h, 1, "a", "b"); err != nil {
 		return err
 	}
-	other := event("suite", "a", 2)
+	other := event("a", 2)
 	other.Type = "suite.v1.HappenedTwice"
-	third := event("suite", "a", 3)
+	third := event("a", 3)
 	third.Type = "suite.v1"
 	if err := h.Broker.Publish(ctx, other); err != nil {
 		return err
@@ -295,7 +294,7 @@ func pendingIs(ctx context.Context, h Harness, group string, want int) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("Pending is %d; want %d", n, want), err)
+			return errors.Join(fmt.Errorf("group %s has %d pending; want %d", group, n, want), err)
 		}
 	}
 }
@@ -305,7 +304,7 @@ func pending(ctx context.Context, h Harness) error {
 		return err
 	}
 	if n, err := h.Broker.Pending(ctx, "group"); n != 0 || err != nil {
-		return errors.Join(fmt.Errorf("Pending of a group that never subscribed is %d; want 0", n), err)
+		return errors.Join(fmt.Errorf("a group that never subscribed has %d pending; want 0", n), err)
 	}
 	r := subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}, MaxInFlight: 2}, nil)
 	if err := errors.Join(r.count(ctx, 2), pendingIs(ctx, h, "group", 5)); err != nil {
@@ -324,10 +323,10 @@ func copies(ctx context.Context, h Harness) error {
 	if err := open(ctx, h, 1, "a"); err != nil {
 		return err
 	}
-	if err := h.Broker.Publish(ctx, event("suite", "a", 1)); err != nil {
+	if err := h.Broker.Publish(ctx, event("a", 1)); err != nil {
 		return fmt.Errorf("publishing a copy: %w", err)
 	}
-	if err := h.Broker.Publish(ctx, event("suite", "a", 2)); err != nil {
+	if err := h.Broker.Publish(ctx, event("a", 2)); err != nil {
 		return err
 	}
 	r := subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}}, ack(ctx))
@@ -348,7 +347,7 @@ func tooLarge(ctx context.Context, h Harness) error {
 	if err := open(ctx, h, 0); err != nil {
 		return err
 	}
-	big := event("suite", "b", 1)
+	big := event("b", 1)
 	big.Data = make([]byte, most+1)
 	return refusedAlone(ctx, h, big)
 }
@@ -357,14 +356,14 @@ func invalid(ctx context.Context, h Harness) error {
 	if err := open(ctx, h, 0); err != nil {
 		return err
 	}
-	bad := event("suite", "b", 1)
+	bad := event("b", 1)
 	bad.Type = "not a type"
 	return refusedAlone(ctx, h, bad)
 }
 
 // refusedAlone publishes bad between two good events.
 func refusedAlone(ctx context.Context, h Harness, bad events.Event) error {
-	err := h.Broker.Publish(ctx, event("suite", "a", 1), bad, event("suite", "c", 1))
+	err := h.Broker.Publish(ctx, event("a", 1), bad, event("c", 1))
 	var p *events.PublishError
 	if !errors.As(err, &p) || len(p.Failed) != 1 || p.Failed[0].Index != 1 || p.Failed[0].ID != bad.ID {
 		return errors.Join(errors.New("publishing good, bad, good must return a *PublishError that names the second"), err)
@@ -386,19 +385,19 @@ func receipts(ctx context.Context, h Harness) error {
 	}
 	before, err := log.StreamState(ctx, "suite")
 	if err != nil || before.LastSeq != 0 || before.Identity == "" {
-		return fmt.Errorf("StreamState of a new topic is %+v, %v", before, err)
+		return errors.Join(fmt.Errorf("a new topic is at %+v", before), err)
 	}
 	var last uint64
 	for i := range 5 {
-		rs, err := log.PublishReceipts(ctx, event("suite", "a", i+1))
+		rs, err := log.PublishReceipts(ctx, event("a", i+1))
 		if err != nil || len(rs) != 1 || rs[0].Seq <= last || rs[0].Duplicate {
-			return fmt.Errorf("PublishReceipts after sequence %d: %+v, %v", last, rs, err)
+			return errors.Join(fmt.Errorf("the receipts after sequence %d are %+v", last, rs), err)
 		}
 		last = rs[0].Seq
 	}
 	after, err := log.StreamState(ctx, "suite")
 	if err != nil || after.LastSeq != last || after.Identity != before.Identity {
-		return fmt.Errorf("StreamState is %+v, %v; want sequence %d and identity %s", after, err, last, before.Identity)
+		return errors.Join(fmt.Errorf("the stream is at %+v; want sequence %d and identity %s", after, last, before.Identity), err)
 	}
 	return nil
 }
@@ -417,7 +416,7 @@ func serverRestart(ctx context.Context, h Harness) error {
 	}
 	h.Restart()
 	for i := 6; i <= 10; i++ {
-		if err := publishUntilAcked(ctx, h, event("suite", "a", i)); err != nil {
+		if err := publishUntilAcked(ctx, h, event("a", i)); err != nil {
 			return err
 		}
 	}

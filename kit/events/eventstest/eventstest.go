@@ -11,6 +11,7 @@ package eventstest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -59,7 +60,8 @@ func TestBroker(t *testing.T, newBroker func(t testing.TB) Harness) {
 }
 
 // event makes the n-th event of a key.
-func event(topic, key string, n int) events.Event {
+func event(key string, n int) events.Event {
+	const topic = "suite"
 	return events.Event{
 		ID: fmt.Sprintf("%s-%s-%d", topic, key, n), Source: "suite", Type: "suite.v1.Happened",
 		Topic: topic, Key: key, KeySeq: int64(n), Time: time.Unix(1_700_000_000, 0).UTC(),
@@ -148,12 +150,12 @@ func (r *subscriber) stop() error {
 	select {
 	case <-r.ended:
 	case <-time.After(20 * time.Second):
-		return fmt.Errorf("Subscribe did not return after its context had ended")
+		return errors.New("the subscription did not end with its context")
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
-		return fmt.Errorf("Subscribe returned %w after its context had ended; want nil", r.err)
+		return fmt.Errorf("a subscription whose context ended returned an error: %w", r.err)
 	}
 	return nil
 }
