@@ -161,8 +161,10 @@ func (s *store) placeOrder(w http.ResponseWriter, r *http.Request) error {
 	}
 	status := http.StatusServiceUnavailable
 	switch p, refused := page.Refused(err); {
-	case refused && p.Status == http.StatusUnprocessableEntity:
+	case refused && p.Code == "idempotency_key_reused":
 		again.Key, again.Problem, status = "", usedUp, p.Status
+	case refused && strings.HasPrefix(p.Code, "idempotency_"):
+		again.Problem, status = tryAgain, p.Status
 	case refused:
 		again.Problem, status = page.Explain(p), p.Status
 	case kit.Problem(err).Status >= http.StatusInternalServerError:

@@ -3,6 +3,7 @@ package web
 import (
 	"net/http"
 	"net/url"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -85,18 +86,20 @@ func progress(o *orderv1.Order, cancelling bool) []step {
 	return append(steps, checked, end)
 }
 
-// reasons are those that a customer can do something about, in words.
+// reasons are the words of the participants' contracts, for a person.
 var reasons = map[string]string{
-	"declined": "Your bank declined the card.", "card_declined": "Your bank declined the card.",
-	"insufficient_funds": "There was not enough money on the card.", "expired_card": "The card has expired.",
-	"out_of_stock": "Something was sold out a moment before.", "insufficient_stock": "Something was sold out a moment before.",
-	"deadline": "It took too long, so we stopped.", "deadline_exceeded": "It took too long, so we stopped.",
+	"card_declined":          "Your bank declined the card.",
+	"insufficient_funds":     "There was not enough money on the card.",
+	"expired_card":           "The card has expired.",
+	"out_of_stock":           "Something was sold out a moment before.",
+	"timed_out":              "It took too long, so we stopped.",
+	"could_not_be_completed": "We could not complete it.",
 }
 
 func reasonText(reason string) string {
 	text, ok := reasons[reason]
 	if !ok {
-		text = page.Sentence(reason)
+		text = page.Sentence(strings.ReplaceAll(reason, "_", " "))
 	}
 	if text != "" {
 		text += " "
@@ -120,7 +123,7 @@ func (s *store) renderOrder(w http.ResponseWriter, r *http.Request, status int, 
 
 func (s *store) cancelOrder(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
-	_, err := s.orders.CancelOrder(r.Context(), &orderv1.CancelOrderRequest{Id: id, Reason: "the customer changed their mind"})
+	_, err := s.orders.CancelOrder(r.Context(), &orderv1.CancelOrderRequest{Id: id})
 	if p, refused := page.Refused(err); refused {
 		return s.renderOrder(w, r, p.Status, page.Explain(p))
 	}

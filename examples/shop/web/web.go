@@ -105,7 +105,7 @@ func (s *store) open(svc *kit.Service) error {
 	}
 	if s.party, err = signin.New(signin.Config{
 		Issuer: s.cfg.PublicURL, ClientID: "storefront", Scopes: []string{"openid", "profile", "email", "offline_access", "shop"},
-		Keeper: keeper, Verifier: s.cfg.Verifier, Auth: client, Logger: svc.Logger(),
+		AfterLogout: "/", Keeper: keeper, Verifier: s.cfg.Verifier, Auth: client, Logger: svc.Logger(),
 	}); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (s *store) open(svc *kit.Service) error {
 	if err != nil {
 		return err
 	}
-	s.site, err = page.New(page.Config{Templates: templates, Logger: svc.Logger()})
+	s.site, err = page.New(page.Config{Templates: templates, Identify: s.party.Identify, Logger: svc.Logger()})
 	return err
 }
 
@@ -126,9 +126,9 @@ func (s *store) routes(mux *http.ServeMux) {
 		mux.Handle(pattern, served)
 	}
 	p := s.party
-	handle("GET /{$}", p.Identify(s.showCatalog))
-	handle("GET /search", p.Identify(s.showCatalog))
-	handle("GET /products/{id}", p.Identify(s.showProduct))
+	handle("GET /{$}", s.showCatalog)
+	handle("GET /search", s.showCatalog)
+	handle("GET /products/{id}", s.showProduct)
 
 	handle("GET /cart", p.User(s.showCart))
 	handle("POST /cart/items", p.PostByUser(s.addItem))
@@ -152,12 +152,12 @@ func (s *store) routes(mux *http.ServeMux) {
 
 	handle("GET /auth/login", p.Login)
 	handle("GET /auth/callback", p.Callback)
-	handle("GET /auth/logout", p.Identify(func(w http.ResponseWriter, r *http.Request) error {
+	handle("GET /auth/logout", func(w http.ResponseWriter, r *http.Request) error {
 		return s.site.Render(w, r, http.StatusOK, "signout", nil)
-	}))
+	})
 	handle("POST /auth/logout", p.Post(p.Logout))
 	mux.HandleFunc("GET /static/{file}", page.Static)
-	handle("/", p.Identify(func(http.ResponseWriter, *http.Request) error { return errNoPage }))
+	handle("/", func(http.ResponseWriter, *http.Request) error { return errNoPage })
 }
 
 var errNoPage = problem.New(http.StatusNotFound, "no_such_page", "there is no such page")

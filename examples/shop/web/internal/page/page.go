@@ -30,16 +30,16 @@ type View struct {
 type Config struct {
 	// Templates holds base.html, which defines "base", and a file per page that fills its blocks in.
 	Templates fs.FS
-	// SignInURL is the origin that forms may lead to beside the site's own; empty for none.
-	SignInURL string
-	Logger    *slog.Logger
+	// Identify says who a request comes from, for signin.VisitorFrom.
+	Identify func(*http.Request) *http.Request
+	Logger   *slog.Logger
 }
 
 // Site renders the pages of one site. It is safe for concurrent use.
 type Site struct {
-	pages map[string]*template.Template
-	csp   string
-	log   *slog.Logger
+	pages    map[string]*template.Template
+	identify func(*http.Request) *http.Request
+	log      *slog.Logger
 }
 
 // New parses the templates.
@@ -52,7 +52,7 @@ func New(cfg Config) (*Site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("page: %w", err)
 	}
-	s := &Site{pages: map[string]*template.Template{}, log: cfg.Logger}
+	s := &Site{pages: map[string]*template.Template{}, identify: cfg.Identify, log: cfg.Logger}
 	for _, f := range files {
 		if f == "base.html" {
 			continue
@@ -66,10 +66,6 @@ func New(cfg Config) (*Site, error) {
 	if s.pages["fault"] == nil {
 		return nil, fmt.Errorf("page: there is no template fault.html")
 	}
-	// Browsers hold a form's redirects to form-action too, and signing out may lead to the issuer.
-	forms := strings.TrimSpace("'self' " + cfg.SignInURL)
-	s.csp = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action " + forms +
-		"; base-uri 'none'; frame-ancestors 'none'"
 	return s, nil
 }
 
@@ -110,17 +106,21 @@ func (s *Site) Fragment(name, block string, data any) (string, error) {
 // Handler makes an http.Handler of h: with the headers, and with what h returns shown as a page.
 func (s *Site) Handler(h signin.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.guard(w.Header())
+		guard(w.Header())
+		r = s.identify(r)
 		if err := h(w, r); err != nil {
 			s.fault(w, r, err)
 		}
 	})
 }
 
-// guard sets the headers that keep a page to itself. Referrer-Policy is not "no-referrer": under that,
-// browsers send forms with the origin "null".
-func (s *Site) guard(h http.Header) {
-	h.Set("Content-Security-Policy", s.csp)
+const csp = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; " +
+	"base-uri 'none'; frame-ancestors 'none'"
+
+// guard sets the headers that keep a page to itself: nothing inline, nothing from elsewhere, in nobody's
+// frame. Referrer-Policy is not "no-referrer": under that, browsers send forms with the origin "null".
+func guard(h http.Header) {
+	h.Set("Content-Security-Policy", csp)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")

@@ -31,7 +31,9 @@ type Config struct {
 	// ClientID is the site's name at the issuer, and Scopes are what it asks for.
 	ClientID string
 	Scopes   []string
-	Keeper   *session.Keeper
+	// AfterLogout is the path of the page that says goodbye.
+	AfterLogout string
+	Keeper      *session.Keeper
 	Verifier *authn.Verifier
 	// Auth reaches the auth service.
 	Auth   *http.Client
@@ -47,6 +49,7 @@ type Party struct {
 	oauth    *oauth2.Config
 	auth     *http.Client
 	log      *slog.Logger
+	goodbye  string
 	renewals renewals
 	now      func() time.Time
 }
@@ -56,13 +59,13 @@ func New(cfg Config) (*Party, error) {
 	switch {
 	case cfg.Keeper == nil || cfg.Verifier == nil || cfg.Auth == nil || cfg.Logger == nil:
 		return nil, errors.New("signin: Keeper, Verifier, Auth and Logger are required")
-	case cfg.Issuer == "" || cfg.ClientID == "":
-		return nil, errors.New("signin: Issuer and ClientID are required")
+	case cfg.Issuer == "" || cfg.ClientID == "" || cfg.AfterLogout == "":
+		return nil, errors.New("signin: Issuer, ClientID and AfterLogout are required")
 	}
 	issuer := strings.TrimRight(cfg.Issuer, "/")
 	keys := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), cfg.Auth), authHost+"/oauth/jwks")
 	return &Party{
-		keeper: cfg.Keeper, verifier: cfg.Verifier, auth: cfg.Auth, log: cfg.Logger, now: time.Now,
+		keeper: cfg.Keeper, verifier: cfg.Verifier, auth: cfg.Auth, log: cfg.Logger, goodbye: cfg.AfterLogout, now: time.Now,
 		idTokens: oidc.NewVerifier(issuer, keys, &oidc.Config{ClientID: cfg.ClientID, SupportedSigningAlgs: []string{oidc.ES256, oidc.RS256}}),
 		oauth: &oauth2.Config{
 			ClientID: cfg.ClientID, RedirectURL: cfg.Keeper.Origin() + "/auth/callback", Scopes: cfg.Scopes,
@@ -104,7 +107,7 @@ func (p *Party) Callback(w http.ResponseWriter, r *http.Request) error {
 	if code := q.Get("error"); code != "" {
 		p.log.InfoContext(r.Context(), "sign-in was refused", "error", code, "description", q.Get("error_description"))
 		if code == "access_denied" {
-			http.Redirect(w, r, "/", http.StatusSeeOther)
+			http.Redirect(w, r, p.goodbye, http.StatusSeeOther)
 			return nil
 		}
 		return errOver
@@ -164,7 +167,7 @@ func (p *Party) Logout(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	p.keeper.Clear(w)
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	http.Redirect(w, r, p.goodbye, http.StatusSeeOther)
 	return nil
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/napkin-kit/napkin/kit/problem"
 )
 
-// Handler serves a page. What it returns is shown as a page too.
+// Handler serves a page to an identified visitor. An error that it returns is shown as a page too.
 type Handler func(http.ResponseWriter, *http.Request) error
 
 // Visitor is who a request comes from.
@@ -21,7 +21,7 @@ type Visitor struct {
 
 type visitorKey struct{}
 
-// VisitorFrom returns the visitor of a request, an anonymous one where none was identified.
+// VisitorFrom returns the visitor of an identified request, else an anonymous one.
 func VisitorFrom(ctx context.Context) Visitor {
 	v, _ := ctx.Value(visitorKey{}).(Visitor)
 	return v
@@ -31,17 +31,13 @@ func with(r *http.Request, v Visitor) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), visitorKey{}, v))
 }
 
-// Identify reads the session of each request. It asks nobody: pages that anyone may see are served
-// however auth is.
-func (p *Party) Identify(next Handler) Handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		return next(w, with(r, Visitor{p.keeper.Load(r)}))
-	}
-}
+// Identify reads the session of a request. It asks nobody: pages that anyone may see are served however
+// auth is.
+func (p *Party) Identify(r *http.Request) *http.Request { return with(r, Visitor{p.keeper.Load(r)}) }
 
 // Form gives a visitor who has no session one, so that a form can be shown to them.
 func (p *Party) Form(next Handler) Handler {
-	return p.Identify(func(w http.ResponseWriter, r *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
 		if s := VisitorFrom(r.Context()).Session; s.CSRF == "" {
 			s = s.Renewed()
 			if err := p.keeper.Save(w, s); err != nil {
@@ -50,18 +46,11 @@ func (p *Party) Form(next Handler) Handler {
 			r = with(r, Visitor{s})
 		}
 		return next(w, r)
-	})
+	}
 }
 
 // Post checks that the form was sent from a page of this site, in this session.
 func (p *Party) Post(next Handler) Handler {
-	return p.Identify(p.checked(next))
-}
-
-// PostByUser is Post for signed-in visitors.
-func (p *Party) PostByUser(next Handler) Handler { return p.User(p.checked(next)) }
-
-func (p *Party) checked(next Handler) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if err := p.keeper.CheckPost(r, VisitorFrom(r.Context()).Session); err != nil {
 			return err
@@ -70,12 +59,15 @@ func (p *Party) checked(next Handler) Handler {
 	}
 }
 
+// PostByUser is Post for signed-in visitors.
+func (p *Party) PostByUser(next Handler) Handler { return p.User(p.Post(next)) }
+
 // User serves signed-in visitors, with their principal in the context: calls to services are made in
 // their name. Others are sent to sign in. Tokens are renewed here.
 func (p *Party) User(next Handler) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Cache-Control", "no-store") // it is somebody's
-		s := p.keeper.Load(r)
+		s := VisitorFrom(r.Context()).Session
 		if !s.SignedIn() {
 			return p.askToSignIn(w, r)
 		}
