@@ -84,6 +84,9 @@ func (v *console) instance() {
 			page.CanCompensate = status != StepDone
 			page.InDoubt = status == StepAttempted
 		}
+		if in.StuckIn == StatusCompensating { // it is: retrying is the same
+			page.CanCompensate = false
+		}
 		page.CSRF = v.csrf()
 	}
 	switch v.r.URL.Query().Get("acted") {

@@ -68,7 +68,8 @@ type Definition[S any] struct {
 	// tried again.
 	OnCompleted func(ctx context.Context, tx sqldb.Tx, s *S) error
 	// OnCompensated is its counterpart for a saga that was undone. The state is
-	// the one after all compensations.
+	// the one after all compensations. Where nothing was owed it runs inside
+	// [Handle.Cancel].
 	OnCompensated func(ctx context.Context, tx sqldb.Tx, s *S, c Cause) error
 }
 

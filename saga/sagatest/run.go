@@ -24,7 +24,7 @@ type run[S any] struct {
 	db     *sqldb.DB
 	id     string
 	script script
-	shapes map[string]shape
+	shapes []shape
 	c      Case[S]
 	wrap   func(saga.Store) saga.Store
 
@@ -66,11 +66,9 @@ func newRun[S any](t testing.TB, cfg Config[S], db *sqldb.DB, id string, sc scri
 	r := &run[S]{
 		db: db, id: id, script: sc, c: cfg.New(t, db), wrap: cfg.Store,
 		now:    time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		shapes: make(map[string]shape), world: make(map[string]*participant), signals: make(map[string]bool), tries: make(map[string]int),
+		world: make(map[string]*participant), signals: make(map[string]bool), tries: make(map[string]int),
 	}
-	for _, s := range describe(r.c.Definition) {
-		r.shapes[s.name] = s
-	}
+	r.shapes = describe(r.c.Definition)
 	return r
 }
 
@@ -227,7 +225,8 @@ func (r *run[S]) signal(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	for name, sh := range r.shapes {
+	for _, sh := range r.shapes {
+		name := sh.name
 		if sh.op != "signal" || r.signals[name] || in.Steps[name] == nil || in.Steps[name].Status != saga.StepAttempted {
 			continue
 		}
@@ -285,7 +284,8 @@ func (r *run[S]) judge(ctx context.Context) error {
 	if refusal && in.Status != saga.StatusCompensated {
 		return fmt.Errorf("a step was refused, and the saga is %s", in.Status)
 	}
-	for name, sh := range r.shapes {
+	for _, sh := range r.shapes {
+		name := sh.name
 		if sh.op == "timer" || sh.op == "signal" {
 			continue
 		}
@@ -308,8 +308,9 @@ func (r *run[S]) judge(ctx context.Context) error {
 			return fmt.Errorf("step %q took effect after it was undone", name)
 		}
 	}
-	for a, sa := range r.shapes {
-		for b, sb := range r.shapes {
+	for _, sa := range r.shapes {
+		for _, sb := range r.shapes {
+			a, b := sa.name, sb.name
 			if sa.stage < sb.stage && by[a] != nil && by[b] != nil && len(by[a].undo) > 0 && len(by[b].undo) > 0 &&
 				by[a].undo[0] < by[b].undo[0] {
 				return fmt.Errorf("step %q was undone before the later step %q", a, b)

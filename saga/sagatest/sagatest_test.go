@@ -193,6 +193,50 @@ func TestASoundDefinitionSurvivesEveryCrash(t *testing.T) {
 	})
 }
 
+// Every kind of step in one definition, without a deadline.
+func TestEveryKindOfStepSurvives(t *testing.T) {
+	write := func(status string) func(context.Context, sqldb.Tx, *order) error {
+		return func(ctx context.Context, tx sqldb.Tx, o *order) error {
+			o.Notes = append(o.Notes, status)
+			return nil
+		}
+	}
+	nothing := func(context.Context, *order) error { return nil }
+	dialects(t, func(t *testing.T, open func(testing.TB) *sqldb.DB) {
+		cfg := sagatest.Config[order]{
+			Open: open,
+			New: func(testing.TB, *sqldb.DB) sagatest.Case[order] {
+				return sagatest.Case[order]{
+					Signals: map[string]any{"approved": "yes"},
+					Definition: saga.Definition[order]{Name: "all", Steps: []saga.Step[order]{
+						&saga.Call[order]{Name: "call", Do: nothing, Undo: nothing},
+						&saga.Timer[order]{Name: "wait", After: time.Hour},
+						saga.Parallel[order]("group",
+							&saga.Local[order]{Name: "local", Do: write("local"), Undo: write("undone")},
+							&saga.Command[order]{Name: "command", Do: command("Do"), Undo: command("Undo")},
+							&saga.Signal[order]{Name: "approved", On: func(o *order, b []byte) error { o.Auth = string(b); return nil }},
+						),
+						&saga.Local[order]{Name: "decide", Kind: saga.Pivot, Do: write("decided")},
+						saga.Parallel[order]("after",
+							&saga.Call[order]{Name: "late-call", Kind: saga.Retriable, Do: nothing},
+							&saga.Command[order]{Name: "late-command", Kind: saga.Retriable, Do: command("Late")},
+						),
+					}},
+					Check: func(_ context.Context, _ *sqldb.DB, in *saga.Instance, o order) error {
+						if in.Status == saga.StatusCompleted && (o.Auth != `"yes"` || fmt.Sprint(o.Notes) != "[local decided]") {
+							return fmt.Errorf("the state is %+v", o)
+						}
+						return nil
+					},
+				}
+			},
+			MaxRuns: 120,
+		}
+		sagatest.Explore(t, cfg)
+		sagatest.Crash(t, cfg)
+	})
+}
+
 func TestPlantedFaultsAreFound(t *testing.T) {
 	for name, test := range map[string]struct {
 		faults faults
