@@ -65,7 +65,7 @@ func newRun[S any](t testing.TB, cfg Config[S], db *sqldb.DB, id string, sc scri
 	t.Helper()
 	r := &run[S]{
 		db: db, id: id, script: sc, c: cfg.New(t, db), wrap: cfg.Store,
-		now:    time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		now:   time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		world: make(map[string]*participant), signals: make(map[string]bool), tries: make(map[string]int),
 	}
 	r.shapes = describe(r.c.Definition)
