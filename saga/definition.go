@@ -112,7 +112,8 @@ type Local[S any] struct {
 	// Name is unique in the definition: lower-case letters, digits and "-".
 	Name string
 	Kind Kind
-	// Do and Undo write through tx only and make no remote calls. The saga's
+	// Do and Undo write through tx only and make no remote calls; ctx ends after
+	// 30 s. The saga's
 	// row is locked before business rows, so lock in that order elsewhere too.
 	// Do is required; Undo is required where Kind is Compensatable and
 	// forbidden elsewhere.

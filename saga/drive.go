@@ -13,6 +13,10 @@ import (
 // instance.
 var errFenced = errors.New("saga: this node no longer owns the instance; the outcome was refused")
 
+// turnTimeout bounds one transaction of the coordinator's own, the local step or
+// the closing callback in it included: a row lock must not be held for ever.
+const turnTimeout = 30 * time.Second
+
 // pauseFor is how long a locally rejected step waits.
 func (c *Coordinator) pauseFor() time.Duration { return 5 * c.cfg.BackoffMin }
 
@@ -150,6 +154,8 @@ func infrastructure(ctx context.Context, err error) bool {
 func (c *Coordinator) transact(ctx context.Context, id string, quiet bool, apply func(context.Context, *turn) error) (work, *turn, error) {
 	var t *turn
 	var w work
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
 	err := c.store.InTx(ctx, func(ctx context.Context, tx sqldb.Tx) error {
 		t, w = nil, work{}
 		in, err := c.store.Lock(ctx, tx, id)

@@ -237,7 +237,9 @@ func (r *runner) loop(ctx context.Context) {
 }
 
 func (r *runner) poll(ctx context.Context) {
-	ids, err := r.c.store.Due(ctx, r.c.now(), r.c.refs(), batch)
+	asking, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	ids, err := r.c.store.Due(asking, r.c.now(), r.c.refs(), batch)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.c.cfg.Logger.WarnContext(ctx, "saga: cannot look for due instances", "error", err)
@@ -250,7 +252,9 @@ func (r *runner) poll(ctx context.Context) {
 }
 
 func (r *runner) scan(ctx context.Context) {
-	abandoned, err := r.c.store.Abandoned(ctx, batch)
+	asking, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	abandoned, err := r.c.store.Abandoned(asking, batch)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.c.cfg.Logger.WarnContext(ctx, "saga: cannot look for dead nodes", "error", err)
