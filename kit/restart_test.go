@@ -33,7 +33,7 @@ func (r *replica) start(t *testing.T) {
 	t.Helper()
 	s, _ := r.w.service(t, r.w.allow(t, authn.NoUser, "caller"), kit.Config{
 		Name: "echo", GRPCAddr: r.grpc, HTTPAddr: r.http, AdminAddr: r.admin, PublicHTTP: true,
-		DrainDelay: 300 * time.Millisecond, NoAccessLog: true, NoShedding: true,
+		DrainDelay: time.Second, NoAccessLog: true, NoShedding: true,
 	})
 	grpc_testing.RegisterTestServiceServer(s, &server{unary: func(context.Context, *grpc_testing.SimpleRequest) (*grpc_testing.SimpleResponse, error) {
 		return &grpc_testing.SimpleResponse{}, nil
@@ -119,7 +119,9 @@ func TestRollingRestartLosesNoRequest(t *testing.T) {
 		}
 		r.start(t)
 		before := done[0].Load()
-		telemetrytest.Wait(t, "traffic after the restart", func() bool { return done[0].Load() > before+200 })
+		telemetrytest.Wait(t, "traffic after the restart", func() bool {
+			return done[0].Load() > before+200 && balancer.ok[0].Load() && balancer.ok[1].Load()
+		})
 	}
 	stop()
 	load.Wait()
@@ -181,8 +183,9 @@ func (b *balancer) close() {
 }
 
 func (b *balancer) post(ctx context.Context) error {
-	for range len(b.replicas) {
-		i := int(b.next.Add(1)) % len(b.replicas)
+	first := int(b.next.Add(1))
+	for k := range b.replicas {
+		i := (first + k) % len(b.replicas)
 		if !b.ok[i].Load() {
 			continue
 		}
