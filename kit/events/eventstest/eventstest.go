@@ -120,7 +120,7 @@ func (r *subscriber) until(ctx context.Context, what string, enough func([]event
 		select {
 		case <-changed:
 		case <-r.ended:
-			return fmt.Errorf("the subscription ended (%v) before %s; %d deliveries", r.err, what, n)
+			return errors.Join(fmt.Errorf("the subscription ended before %s; %d deliveries", what, n), r.err)
 		case <-ctx.Done():
 			return fmt.Errorf("%s did not happen in time; %d deliveries", what, n)
 		}
