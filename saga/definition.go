@@ -113,10 +113,9 @@ type Local[S any] struct {
 	Name string
 	Kind Kind
 	// Do and Undo write through tx only and make no remote calls; ctx ends after
-	// 30 s. The saga's
-	// row is locked before business rows, so lock in that order elsewhere too.
-	// Do is required; Undo is required where Kind is Compensatable and
-	// forbidden elsewhere.
+	// 30 s. The saga's row is locked before business rows, so lock in that order
+	// elsewhere too. Do is required; Undo is required where Kind is Compensatable
+	// and forbidden elsewhere.
 	Do, Undo func(ctx context.Context, tx sqldb.Tx, s *S) error
 	// Attempts bounds how often a failing Do is tried before it compensates
 	// (Compensatable) or the saga is stuck. Defaults to Config.Attempts.

@@ -109,8 +109,13 @@ func stepContext(ctx context.Context, do string, phase Phase) context.Context {
 	return idempotency.WithKey(ctx, key)
 }
 
-// restore puts the correlation and trace context of the saga's start into ctx.
+// restore puts the correlation and trace context of the saga's start into ctx. A
+// context that belongs to the same flow already, such as that of a reply, stays:
+// it knows its own cause.
 func (c *Coordinator) restore(ctx context.Context, in *Instance) context.Context {
+	if id := correlation.From(ctx).CorrelationID; id != "" && id == in.IDs.CorrelationID {
+		return ctx
+	}
 	if in.IDs != (correlation.IDs{}) {
 		ctx = correlation.With(ctx, in.IDs)
 	}
