@@ -30,6 +30,7 @@ type environment struct {
 	demo      bool // demo accounts and the seeded catalogue
 
 	signingKey, vaultKey, personalDataKey, sessionKey []byte
+	formerPersonalDataKeys                            [][]byte // still open what they sealed
 	providerURL, providerKey                          string
 	smtpAddr, messagesURL                             string
 	consoleListener                                   net.Listener

@@ -43,6 +43,7 @@ var Variables = []kit.Variable{
 	{Name: "SHOP_SIGNING_KEY", Accepts: "32 bytes in base64; seals the keys that sign tokens"},
 	{Name: "SHOP_VAULT_KEY", Accepts: "32 bytes in base64; encrypts card numbers"},
 	{Name: "SHOP_PERSONAL_DATA_KEY", Accepts: "32 bytes in base64; encrypts personal data"},
+	{Name: "SHOP_FORMER_PERSONAL_DATA_KEYS", Accepts: "keys that SHOP_PERSONAL_DATA_KEY replaced, comma separated; they still open what they sealed"},
 	{Name: "SHOP_SESSION_KEY", Accepts: "32 bytes in base64; encrypts session cookies"},
 }
 
@@ -86,7 +87,8 @@ func externalEnvironment(ctx context.Context, chosen []service, getenv func(stri
 		providerURL: r.url("SHOP_PROVIDER_URL"), providerKey: getenv("SHOP_PROVIDER_KEY"),
 		smtpAddr: getenv("SHOP_SMTP_ADDR"), messagesURL: r.url("SHOP_MESSAGES_URL"),
 		signingKey: r.key("SHOP_SIGNING_KEY"), vaultKey: r.key("SHOP_VAULT_KEY"), personalDataKey: r.key("SHOP_PERSONAL_DATA_KEY"), sessionKey: r.key("SHOP_SESSION_KEY"),
-		adminURLs: r.pairs("SHOP_ADMIN_URLS"),
+		adminURLs:              r.pairs("SHOP_ADMIN_URLS"),
+		formerPersonalDataKeys: r.keys("SHOP_FORMER_PERSONAL_DATA_KEYS"),
 	}
 	if env.domain, err = spiffeid.TrustDomainFromString(r.or("NAPKIN_TRUST_DOMAIN", devDomain)); err != nil {
 		r.fault("NAPKIN_TRUST_DOMAIN", err.Error())
@@ -221,8 +223,20 @@ func (r *reader) url(name string) string {
 	return v
 }
 
-func (r *reader) key(name string) []byte {
-	v := r.getenv(name)
+// keys reads a comma-separated list of keys.
+func (r *reader) keys(name string) [][]byte {
+	var out [][]byte
+	for v := range strings.SplitSeq(r.getenv(name), ",") {
+		if key := r.parseKey(name, v); key != nil {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
+func (r *reader) key(name string) []byte { return r.parseKey(name, r.getenv(name)) }
+
+func (r *reader) parseKey(name, v string) []byte {
 	if v == "" {
 		return nil
 	}

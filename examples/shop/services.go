@@ -60,7 +60,7 @@ var services = []service{
 		name: user.Name, stateful: true, policy: user.Policy,
 		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
 			return user.New(ctx, svc, user.Config{
-				DB: in.db, Broker: in.broker, Key: in.env.personalDataKey,
+				DB: in.db, Broker: in.broker, Key: in.env.personalDataKey, FormerKeys: in.env.formerPersonalDataKeys,
 				Hooks: user.Hooks{Events: in.hooks.events(), Relay: in.hooks.relay(), Inbox: in.hooks.inbox()},
 			})
 		},

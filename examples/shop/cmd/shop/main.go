@@ -66,6 +66,7 @@ func (c *runCmd) Run(ctx context.Context) error {
 		level = slog.LevelDebug
 	}
 	if c.Services != "" {
+		logDefault(os.Stderr, level)
 		return shop.RunServices(ctx, c.Services, os.Getenv, c.Demo, os.Stderr, level)
 	}
 	started := time.Now()
@@ -75,6 +76,7 @@ func (c *runCmd) Run(ctx context.Context) error {
 		return err
 	}
 	defer logs.Close()
+	logDefault(logs, level)
 	data := c.Data
 	if c.Ephemeral {
 		data = ""
@@ -95,6 +97,11 @@ func (c *runCmd) Run(ctx context.Context) error {
 	err = store.Run(ctx)
 	fmt.Println("stopped")
 	return err
+}
+
+// logDefault gives libraries that know only the process's default logger the same place.
+func logDefault(w io.Writer, level slog.Level) {
+	slog.SetDefault(slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})))
 }
 
 // openLog opens the log: a file in the data directory, unless another place is named.
