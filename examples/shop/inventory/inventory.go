@@ -25,7 +25,6 @@ import (
 	"github.com/napkin-kit/napkin/kit/events/outbox"
 	"github.com/napkin-kit/napkin/kit/sqldb"
 	"github.com/napkin-kit/napkin/kit/sqldb/migrate"
-	"github.com/napkin-kit/napkin/saga"
 	"github.com/napkin-kit/napkin/saga/participant"
 )
 
@@ -103,8 +102,10 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	consumer, err := inbox.NewConsumer(Name, cfg.DB, sqldb.Std(cfg.DB), cfg.Broker, &inbox.ConsumerConfig{
 		Logger: svc.Logger(), Hooks: cfg.Hooks.Inbox, EventHooks: cfg.Hooks.Events,
-		// An undo does not wait behind the command that it undoes.
-		BypassParking: func(e events.Event) bool { return e.Extension(saga.ExtPhase) == string(saga.PhaseUndo) },
+		IsInfrastructure: kit.IsInfrastructure,
+		// An undo does not wait behind the command that it undoes, and a command
+		// that is given up is refused: its saga does not wait for its deadline.
+		BypassParking: participant.IsUndo, OnDeadLetter: steps.DeadLettered,
 	})
 	if err != nil {
 		return err
@@ -118,5 +119,26 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	svc.Go("outbox relay", relay.Run)
 	svc.Go("stock commands", consumer.Run)
 	svc.Go("reservation expiry", sweeper.Run)
+	svc.Go("step outcomes", func(ctx context.Context) error { return forget(ctx, svc, steps, cfg.DB) })
 	return nil
+}
+
+// keepOutcomes is how long the outcomes and tombstones of saga steps are kept:
+// far longer than any saga waits, a stuck one included.
+const keepOutcomes = 90 * 24 * time.Hour
+
+// forget removes the outcomes of steps that no saga will ask for again.
+func forget(ctx context.Context, svc *kit.Service, steps *participant.Participant, db *sqldb.DB) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			if _, err := steps.Purge(ctx, db.Write, now.Add(-keepOutcomes)); err != nil && ctx.Err() == nil {
+				svc.Logger().WarnContext(ctx, "forgetting old step outcomes failed; it is tried again", "error", err)
+			}
+		}
+	}
 }

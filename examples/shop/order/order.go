@@ -145,6 +145,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	consumer, err := inbox.NewConsumer(Name, cfg.DB, sqldb.Std(cfg.DB), cfg.Broker, &inbox.ConsumerConfig{
 		Logger: svc.Logger(), Hooks: cfg.Hooks.Inbox, EventHooks: cfg.Hooks.Events,
+		IsInfrastructure: kit.IsInfrastructure,
 	})
 	if err != nil {
 		return err

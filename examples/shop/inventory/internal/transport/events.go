@@ -70,7 +70,7 @@ func (h *Handlers) doOrUndo(handler participant.Handler[*sql.Tx]) inbox.Handler[
 	do := participant.Do(h.participant, h.runner, handler)
 	undo := participant.Undo(h.participant, h.runner, handler)
 	return func(ctx context.Context, tx *sql.Tx, cmd events.Event) error {
-		if cmd.Extension(saga.ExtPhase) == string(saga.PhaseUndo) {
+		if participant.IsUndo(cmd) {
 			return undo(ctx, tx, cmd)
 		}
 		return do(ctx, tx, cmd)

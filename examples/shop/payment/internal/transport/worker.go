@@ -144,6 +144,9 @@ func (w *Worker) work(ctx context.Context, c domain.Claim) {
 		if err != nil || !outcome.Reply {
 			return err
 		}
+		if outcome.Refused && c.Intent.Kind == domain.KindVoid {
+			log.ErrorContext(ctx, "the provider will not let a hold go; see to it by hand", "reason", outcome.Reason)
+		}
 		return w.cfg.Reply(ctx, tx, c, outcome)
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
