@@ -229,6 +229,19 @@ func (s *shop) inventory() inventory.Facts {
 	return f
 }
 
+// explain prints an order's timeline where the test fails.
+func (s *shop) explain(id string) {
+	if !s.t.Failed() {
+		return
+	}
+	ctx := s.world.As(context.Background(), s.t, "op", "shop:admin")
+	timeline, err := s.admin.GetTimeline(ctx, &orderv1.GetTimelineRequest{OrderId: id})
+	s.t.Logf("%v %v", timeline.GetOrder(), err)
+	for _, e := range timeline.GetEntries() {
+		s.t.Logf("%s %s %s %s %d %s", e.GetAt().AsTime().Format("05.000000"), e.GetSagaId(), e.GetStep(), e.GetWhat(), e.GetAttempt(), e.GetDetail())
+	}
+}
+
 // settled waits until nothing is under way anywhere, and returns the facts.
 func (s *shop) settled() (order.Facts, payment.Facts, inventory.Facts) {
 	s.t.Helper()
@@ -485,9 +498,11 @@ func TestCancel(t *testing.T) {
 
 	// While the capture is under way: it is finished, and its refund follows.
 	o = s.order("ann", s.card("ann", "4000000000000259"), "during", line("mug", 1))
+	defer s.explain(o.GetId())
+	operator := s.world.As(t.Context(), t, "op", "shop:admin")
 	servicetest.Until(t, "the capture is under way", func() bool {
-		f, err := payment.Audit(t.Context(), s.paymentDB)
-		return err == nil && f.Orders[o.GetId()].State == "authorized" && f.Orders[o.GetId()].OpenIntents == 1
+		timeline, err := s.admin.GetTimeline(operator, &orderv1.GetTimelineRequest{OrderId: o.GetId()})
+		return err == nil && timeline.GetOrder().GetSagaStep() == "capture-payment"
 	})
 	if got := cancel(o.GetId()); got.GetStatus() != "pending" {
 		t.Errorf("cancelled while captured: %v", got)
