@@ -31,6 +31,19 @@ func (h hooks) relay() outbox.RelayHooks {
 			call(after, ctx, e)
 			h.crash("outbox/after-send/" + e.Type)
 		}
+		beforeCursor, afterCursor := r.BeforeCursor, r.AfterCursor
+		r.BeforeCursor = func(ctx context.Context, cursor int64) {
+			if beforeCursor != nil {
+				beforeCursor(ctx, cursor)
+			}
+			h.crash("outbox/before-cursor/pass")
+		}
+		r.AfterCursor = func(ctx context.Context, cursor int64) {
+			if afterCursor != nil {
+				afterCursor(ctx, cursor)
+			}
+			h.crash("outbox/after-cursor/pass")
+		}
 	}
 	return r
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,11 +37,18 @@ type Cluster struct {
 	env             []string
 	admin           map[string]string
 	databases       map[string]string
+	more            func(service string) []string
 }
 
 // StartCluster starts everything and waits until every service is ready. The test is skipped where
 // PostgreSQL is not installed.
 func StartCluster(t testing.TB, tags string) *Cluster {
+	t.Helper()
+	return StartClusterWith(t, tags, func(string) []string { return nil })
+}
+
+// StartClusterWith is StartCluster with more environment for each service.
+func StartClusterWith(t testing.TB, tags string, env func(service string) []string) *Cluster {
 	t.Helper()
 	if _, err := pgtest.Find(); err != nil {
 		if pgtest.Required("postgres") {
@@ -56,6 +64,7 @@ func StartCluster(t testing.TB, tags string) *Cluster {
 	c := &Cluster{
 		dir: dir, shop: Build(t, tags), nats: BuildNATS(t),
 		Services: map[string]*Process{}, admin: map[string]string{}, databases: map[string]string{},
+		more: env,
 	}
 	pgAddr := FreeAddr(t)
 	var port int
@@ -165,10 +174,10 @@ func (c *Cluster) configure(t testing.TB) {
 	c.env = append(env, "NAPKIN_PEERS="+strings.Join(grpc, ","), "NAPKIN_HTTP_PEERS="+strings.Join(http, ","), "SHOP_ADMIN_URLS="+strings.Join(admins, ","))
 }
 
-// StartService starts one service's process, with more environment where given.
-func (c *Cluster) StartService(t testing.TB, name string, more ...string) {
+// StartService starts one service's process.
+func (c *Cluster) StartService(t testing.TB, name string) {
 	t.Helper()
-	c.Services[name] = Start(t, Spec{Name: name, Path: c.shop, Args: []string{"run", name, "--demo"}, Env: append(append([]string(nil), c.env...), more...)})
+	c.Services[name] = Start(t, Spec{Name: name, Path: c.shop, Args: []string{"run", name, "--demo"}, Env: append(slices.Clone(c.env), c.more(name)...)})
 }
 
 // WaitReady waits until a service says that it is ready.

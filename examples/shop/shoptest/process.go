@@ -103,9 +103,17 @@ func Start(t testing.TB, s Spec) *Process {
 	}
 	go func() {
 		p.err = p.cmd.Wait()
+		p.out.keep(64 << 10) // a drill starts hundreds
 		close(p.done)
 	}()
 	t.Cleanup(func() {
+		select {
+		case <-p.done:
+			if p.Killed() {
+				return // it was killed before the test ended: what it said is old
+			}
+		default:
+		}
 		p.Kill()
 		if t.Failed() {
 			t.Logf("---- last output of %s ----\n%s", p.Name, p.out.Tail(6000))
@@ -209,6 +217,13 @@ func (l *logBuffer) Write(b []byte) (int, error) {
 		l.buf.Next(2 << 20)
 	}
 	return l.buf.Write(b)
+}
+
+// keep drops all but the last n bytes.
+func (l *logBuffer) keep(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = *bytes.NewBuffer(bytes.Clone(l.buf.Bytes()[max(0, l.buf.Len()-n):]))
 }
 
 // Tail is the last n bytes.

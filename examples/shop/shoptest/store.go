@@ -10,14 +10,14 @@ type Store struct {
 	URL, Console string
 	Data         string
 	path         string
-	out          *Outsiders
+	Out          *Outsiders
 	*Process
 }
 
 // NewStore prepares a store; Boot starts it.
 func NewStore(t testing.TB, shop, data string, out *Outsiders) *Store {
 	t.Helper()
-	return &Store{path: shop, Data: data, out: out, URL: "http://" + FreeAddr(t), Console: "http://" + FreeAddr(t)}
+	return &Store{path: shop, Data: data, Out: out, URL: "http://" + FreeAddr(t), Console: "http://" + FreeAddr(t)}
 }
 
 // Boot starts the store, on the same addresses and data each time, and waits until it is ready.
@@ -33,7 +33,7 @@ func (s *Store) Launch(t testing.TB, env ...string) {
 	t.Helper()
 	s.Process = Start(t, Spec{Name: "shop", Path: s.path, Env: env, Args: []string{
 		"run", "--data", s.Data, "--logs", "-", "--listen", s.URL[len("http://"):], "--console", s.Console[len("http://"):],
-		"--provider-url", s.out.ProviderURL, "--provider-key", ProviderKey,
-		"--smtp-addr", s.out.SMTPAddr, "--messages-url", s.out.MessageURL,
+		"--provider-url", s.Out.ProviderURL, "--provider-key", ProviderKey,
+		"--smtp-addr", s.Out.SMTPAddr, "--messages-url", s.Out.MessageURL,
 	}})
 }

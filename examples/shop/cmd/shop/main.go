@@ -31,6 +31,10 @@ var cli struct {
 }
 
 func main() {
+	os.Exit(run())
+}
+
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	k := kong.Parse(&cli, kong.Name("shop"), kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)),
@@ -39,8 +43,9 @@ func main() {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fmt.Fprintln(os.Stderr, "shop:", line)
 		}
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 type runCmd struct {
@@ -109,7 +114,7 @@ func (c *runCmd) openLog() (io.WriteCloser, error) {
 	path := c.Logs
 	switch {
 	case path == "-":
-		return os.Stderr, nil
+		return nopCloser{os.Stderr}, nil // errors are printed there after the log is closed
 	case path == "" && c.Ephemeral:
 		return nopCloser{io.Discard}, nil
 	case path == "":
