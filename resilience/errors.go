@@ -83,7 +83,7 @@ func (e *RetryError) Unwrap() []error { return []error{e.Cause, e.Reason} }
 // and for an open breaker met on a second attempt.
 func IsLocalRejection(err error) bool {
 	for err != nil {
-		switch e := err.(type) {
+		switch e := err.(type) { //nolint:errorlint // it walks the chain itself, and only along the first cause
 		case *Rejection:
 			return true
 		case *RetryError:

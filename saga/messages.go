@@ -203,7 +203,7 @@ func (t *turn) reply(ctx context.Context, step string, e events.Event) {
 	if r.Status != expected || r.Reply != nil {
 		// A duplicate, or the answer to a Do whose Undo is under way: the
 		// participant's tombstone settles that.
-		t.entry(EntryLate, step, 0, string(e.Extension(ExtPhase))+" "+e.Extension(ExtOutcome)+" "+e.ID)
+		t.entry(EntryLate, step, 0, e.Extension(ExtPhase)+" "+e.Extension(ExtOutcome)+" "+e.ID)
 		return
 	}
 	if t.in.Status == StatusStuck && t.in.StuckStep == step {

@@ -23,6 +23,7 @@ import (
 	"github.com/napkin-kit/napkin/kit/events/natsevents"
 	"github.com/napkin-kit/napkin/kit/sqldb"
 	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
+	"github.com/napkin-kit/napkin/resilience"
 	"github.com/napkin-kit/napkin/telemetry"
 )
 
@@ -88,11 +89,14 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		}
 	}()
 
-	edge, err := listen("the store", o.Listen, "--listen")
+	if env.shedder, err = resilience.NewShedder(nil); err != nil {
+		return nil, err
+	}
+	edge, err := listen(ctx, "the store", o.Listen, "--listen")
 	if err != nil {
 		return nil, err
 	}
-	console, err := listen("the console", o.Console, "--console")
+	console, err := listen(ctx, "the console", o.Console, "--console")
 	if err != nil {
 		return nil, errors.Join(err, edge.Close())
 	}
@@ -141,7 +145,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		env.onClose(func() error { nc.Close(); return nil })
 		return natsevents.Connect(ctx, nc, nil)
 	}
-	if err := openListeners(env, o, edge, console, ids); err != nil {
+	if err := openListeners(ctx, env, o, edge, console, ids); err != nil {
 		return nil, err
 	}
 	s := &Store{env: env, progress: o.Progress, accounts: DemoAccounts()}
@@ -185,17 +189,17 @@ func issueIdentities(ctx context.Context, env *environment) (map[string]*workloa
 }
 
 // openListeners opens every service's ports, so that each service's peers are known before any is made.
-func openListeners(env *environment, o Options, edge, console net.Listener, ids map[string]*workload.Source) error {
+func openListeners(ctx context.Context, env *environment, o Options, edge, console net.Listener, ids map[string]*workload.Source) error {
 	configs := map[string]*kit.Config{}
 	peers := map[string]kit.Peer{}
 	admin := map[string]string{}
-	loopback := func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+	loopback := func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0") }
 	for _, s := range services {
 		tc := telemetry.Config{Service: s.name, Logs: o.Logs, Level: o.Level}
 		if o.Telemetry != nil {
 			o.Telemetry(&tc)
 		}
-		tel, err := telemetry.Start(context.Background(), tc)
+		tel, err := telemetry.Start(ctx, tc)
 		if err != nil {
 			return err
 		}
@@ -228,17 +232,12 @@ func openListeners(env *environment, o Options, edge, console net.Listener, ids 
 		configs[s.name], peers[s.name] = cfg, peer
 	}
 	for _, s := range services {
-		for _, p := range append([]string{"auth"}, s.peers...) { // auth's keys check the users' tokens
-			if p != s.name {
-				configs[s.name].Peers[p] = peers[p]
-			}
-			if peers[p].HTTPAddr != "" && p != s.name && !slices.Contains(configs[p].HTTPCallers, configs[s.name].SPIFFEID) {
+		for _, p := range append([]string{"auth"}, s.peers...) { // auth's keys check the users' tokens, its own too
+			configs[s.name].Peers[p] = peers[p]
+			if peers[p].HTTPAddr != "" && !slices.Contains(configs[p].HTTPCallers, configs[s.name].SPIFFEID) {
 				configs[p].HTTPCallers = append(configs[p].HTTPCallers, configs[s.name].SPIFFEID)
 			}
 		}
-	}
-	if cfg := configs["auth"]; cfg != nil {
-		cfg.HTTPCallers = append(cfg.HTTPCallers, cfg.SPIFFEID) // it checks tokens like everyone else
 	}
 	env.consoleListener = console
 	env.adminURLs = admin
@@ -267,8 +266,8 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.env.close())
 }
 
-func listen(what, addr, flag string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+func listen(ctx context.Context, what, addr, flag string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s cannot listen on %s: the port is taken; stop what uses it, or choose another with %s", what, addr, flag)

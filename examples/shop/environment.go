@@ -6,19 +6,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"sync"
-	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/napkin-kit/napkin/authn"
+	"github.com/napkin-kit/napkin/examples/shop/auth"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/sqldb"
-	"github.com/napkin-kit/napkin/telemetry/instrument"
+	"github.com/napkin-kit/napkin/resilience"
 )
 
 // environment is what services run in: the one thing in which the store in one process differs from a
@@ -33,6 +31,7 @@ type environment struct {
 	formerPersonalDataKeys                            [][]byte // still open what they sealed
 	providerURL, providerKey                          string
 	smtpAddr, messagesURL                             string
+	shedder                                           *resilience.Shedder // one process, one CPU: its services shed together
 	consoleListener                                   net.Listener
 	consoleURL                                        string
 	adminURLs                                         map[string]string // service → admin address, for the console
@@ -100,9 +99,7 @@ func assembleOne(setup, life context.Context, env *environment, s service) (_ *k
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Verifier, err = newVerifier(env, cfg); err != nil {
-		return nil, err
-	}
+	cfg.NewVerifier, cfg.Shedder = newVerifier(env), env.shedder
 	if s.idempotency != nil {
 		cfg.Idempotency = s.idempotency()
 	}
@@ -119,12 +116,7 @@ func assembleOne(setup, life context.Context, env *environment, s service) (_ *k
 			err = errors.Join(err, svc.Close())
 		}
 	}()
-	svc.OnClose("token verifier", func(context.Context) error { return cfg.Verifier.Close() })
-	ins, err := instrument.New(svc.Telemetry())
-	if err != nil {
-		return nil, err
-	}
-	in := inputs{env: env, verifier: cfg.Verifier, hooks: hooks{s.name, ins}}
+	in := inputs{env: env, hooks: hooks{s.name, svc.Instruments()}}
 	if s.stateful {
 		if in.db, err = env.database(setup, s.name); err != nil {
 			return nil, err
@@ -139,37 +131,17 @@ func assembleOne(setup, life context.Context, env *environment, s service) (_ *k
 }
 
 // newVerifier checks users' tokens by the keys that auth publishes, fetched from auth itself over mTLS.
-func newVerifier(env *environment, cfg kit.Config) (*authn.Verifier, error) {
-	authID, err := spiffeid.FromSegments(env.domain, "auth")
-	if err != nil {
-		return nil, err
+func newVerifier(env *environment) func(*kit.Service) (*authn.Verifier, error) {
+	return func(s *kit.Service) (*authn.Verifier, error) {
+		client, err := s.HTTPClient(auth.Name, kit.WithoutToken())
+		if err != nil {
+			return nil, fmt.Errorf("%w: tokens are checked by auth's keys", err)
+		}
+		return authn.NewVerifier(authn.VerifierConfig{
+			Issuer: env.publicURL, Audience: auth.Audience,
+			JWKSURL: "https://" + auth.Name + "/oauth/jwks", Client: client,
+		})
 	}
-	addr := cfg.Peers["auth"].HTTPAddr
-	if addr == "" && cfg.Name == "auth" && cfg.HTTPListener != nil {
-		addr = cfg.HTTPListener.Addr().String()
-	}
-	if addr == "" && cfg.Name == "auth" {
-		addr = cfg.HTTPAddr
-	}
-	if addr == "" {
-		return nil, errors.New(`the address of auth's HTTP listener is not known: set NAPKIN_HTTP_PEERS="auth=host:port"`)
-	}
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	return authn.NewVerifier(authn.VerifierConfig{
-		Issuer:   env.publicURL,
-		Audience: "shop",
-		JWKSURL:  "https://auth/oauth/jwks",
-		Client: &http.Client{
-			Timeout: 5 * time.Second,
-			Transport: &http.Transport{
-				DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-					return dialer.DialContext(ctx, network, addr)
-				},
-				TLSClientConfig: authn.ClientTLS(cfg.Identity, tlsconfig.AuthorizeID(authID)),
-				IdleConnTimeout: 30 * time.Second,
-			},
-		},
-	})
 }
 
 // run runs the services until ctx ends or one fails, which stops them all. The gateway stops first, so

@@ -19,6 +19,7 @@ import (
 	"github.com/napkin-kit/napkin/kit/sqldb"
 	"github.com/napkin-kit/napkin/kit/sqldb/pgxdb"
 	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
+	"github.com/napkin-kit/napkin/resilience"
 	"github.com/napkin-kit/napkin/telemetry"
 )
 
@@ -124,12 +125,15 @@ func externalEnvironment(ctx context.Context, chosen []service, getenv func(stri
 			err = errors.Join(err, env.close())
 		}
 	}()
+	if env.shedder, err = resilience.NewShedder(nil); err != nil {
+		return nil, err
+	}
 	for _, s := range chosen {
 		if s.name != "gateway" {
 			continue
 		}
 		addr := r.or("SHOP_CONSOLE_ADDR", "localhost:8081")
-		if env.consoleListener, err = listen("the console", addr, "SHOP_CONSOLE_ADDR"); err != nil {
+		if env.consoleListener, err = listen(ctx, "the console", addr, "SHOP_CONSOLE_ADDR"); err != nil {
 			return nil, err
 		}
 		env.consoleURL = r.or("SHOP_CONSOLE_URL", "http://"+address(addr, env.consoleListener))

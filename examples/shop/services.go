@@ -130,7 +130,7 @@ var services = []service{
 		peers:  []string{"auth", "user", "catalog", "cart", "order", "payment", "inventory", "notification"},
 		policy: func(spiffeid.TrustDomain) (*authn.Policy, error) { return gateway.Policy() },
 		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
-			return gateway.New(ctx, svc, gateway.Config{Verifier: in.verifier})
+			return gateway.New(ctx, svc, gateway.Config{Verifier: svc.Verifier()})
 		},
 	},
 }

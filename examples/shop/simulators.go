@@ -45,7 +45,7 @@ func startSimulators(ctx context.Context, env *environment, o Options, data *dat
 		if err != nil {
 			return err
 		}
-		if env.providerURL, err = serveLoopback(env, sim.Handler(), sim.Close); err != nil {
+		if env.providerURL, err = serveLoopback(ctx, env, sim.Handler(), sim.Close); err != nil {
 			return err
 		}
 	}
@@ -62,7 +62,7 @@ func startSimulators(ctx context.Context, env *environment, o Options, data *dat
 		return err
 	}
 	if env.smtpAddr == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
@@ -79,15 +79,15 @@ func startSimulators(ctx context.Context, env *environment, o Options, data *dat
 		})
 	}
 	if env.messagesURL == "" {
-		env.messagesURL, err = serveLoopback(env, s.Handler(), func() {})
+		env.messagesURL, err = serveLoopback(ctx, env, s.Handler(), func() {})
 	}
 	return err
 }
 
 // serveLoopback serves h on a free loopback port until the environment is closed. release lets go of
 // requests that would keep it waiting.
-func serveLoopback(env *environment, h http.Handler, release func()) (url string, err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func serveLoopback(ctx context.Context, env *environment, h http.Handler, release func()) (url string, err error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
@@ -96,9 +96,9 @@ func serveLoopback(env *environment, h http.Handler, release func()) (url string
 	go func() { done <- srv.Serve(l) }()
 	env.onClose(func() error {
 		release()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		err := srv.Shutdown(ctx)
+		err := srv.Shutdown(stop)
 		if serveErr := <-done; !errors.Is(serveErr, http.ErrServerClosed) {
 			err = errors.Join(err, serveErr)
 		}

@@ -269,7 +269,7 @@ func (c *Client) AwaitOrder(ctx context.Context, id string) (Order, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return last, fmt.Errorf("order %s is still %q: %w (last answer: %v)", id, last.Status, ctx.Err(), err)
+			return last, fmt.Errorf("order %s is still %q: %w (last answer: %w)", id, last.Status, ctx.Err(), err)
 		case <-tick.C:
 		}
 	}

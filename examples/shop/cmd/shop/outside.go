@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/emersion/go-smtp"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/napkin-kit/napkin/authn/devworkload"
@@ -119,7 +120,9 @@ func (c *sinkCmd) Run(ctx context.Context) error {
 	fmt.Println("smtp://" + l.Addr().String())
 	err = serveHTTP(ctx, c.Listen, s.Handler(), func() {})
 	err = errors.Join(err, mail.Close())
-	<-done
+	if serveErr := <-done; !errors.Is(serveErr, smtp.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
 	return err
 }
 

@@ -218,7 +218,7 @@ func TestRelevancePages(t *testing.T) {
 	_, x := seeded(t)
 	seen := map[string]bool{}
 	q := domain.Query{Text: "set", PageSize: 5}
-	total := 0
+	var total int
 	for {
 		res := find(t, x, q)
 		total = res.Total
