@@ -94,12 +94,24 @@ func (c *runCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	done := make(chan error, 1)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		err := store.Run(running)
+		stop() // it may have ended by itself
+		done <- err
+	}()
+	if err := store.Wait(running); err != nil {
+		stop()
+		return errors.Join(err, <-done)
+	}
 	fmt.Printf("\n  store    %s\n  console  %s\n", store.PublicURL(), store.ConsoleURL())
 	for _, a := range store.Accounts() {
 		fmt.Printf("  %-8s %s  password %s\n", a.What, a.Email, a.Password)
 	}
 	fmt.Printf("\nready in %.1f s; Ctrl-C drains and stops\n", time.Since(started).Seconds())
-	err = store.Run(ctx)
+	err = <-done
 	fmt.Println("stopped")
 	return err
 }

@@ -41,7 +41,8 @@ type Product struct {
 	Category    string
 	// PriceMinor is in the smallest unit of Currency.
 	PriceMinor int32
-	// InStock follows the inventory service's events.
+	// InStock follows the inventory service's events. It is false until the first of them: before inventory
+	// knows a product, nobody can have it.
 	InStock bool
 	// Revision counts the changes, from 1.
 	Revision  int32
@@ -67,7 +68,7 @@ func (d Draft) Product(now time.Time) (Product, error) {
 	p := Product{
 		ID: d.ID, Name: strings.TrimSpace(d.Name), Description: strings.TrimSpace(d.Description),
 		Category: strings.TrimSpace(d.Category), PriceMinor: d.PriceMinor,
-		InStock: d.InitialStock > 0, Revision: 1, UpdatedAt: now,
+		Revision: 1, UpdatedAt: now,
 	}
 	if p.ID == "" {
 		p.ID = Slug(p.Name)

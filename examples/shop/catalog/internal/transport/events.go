@@ -51,8 +51,7 @@ func StockLevelChanged(shelf Shelf, log *slog.Logger) inbox.Handler[*sql.Tx] {
 		}
 		known, err := shelf.SetInStock(ctx, sqldb.StdTx(tx), level.GetProductId(), level.GetAvailable() > 0)
 		if err == nil && !known {
-			// Stock can be counted before a product is on sale; nothing is lost,
-			// since a product carries its own first availability.
+			// Inventory learns of products from here, so this is one that is gone.
 			log.InfoContext(ctx, "stock level of a product that is not in the catalogue", "product_id", level.GetProductId())
 		}
 		return err

@@ -188,12 +188,13 @@ func TestCreatedProductIsFoundAndStockFollowsEvents(t *testing.T) {
 		}
 		return resp.GetTotal()
 	}
-	if list(true) != 1 {
-		t.Error("a product in stock is not found")
+	if list(true) != 0 {
+		t.Error("a product is in stock before inventory said so")
 	}
 	handle := transport.StockLevelChanged(f.store, slog.New(slog.DiscardHandler))
-	for _, id := range []string{created.GetProduct().GetId(), "unknown"} {
-		e, err := protoevents.New("", transport.StockTopic, id, &inventoryv1.StockLevelChanged{ProductId: id, Available: 0})
+	tell := func(id string, available int32) {
+		t.Helper()
+		e, err := protoevents.New("", transport.StockTopic, id, &inventoryv1.StockLevelChanged{ProductId: id, Available: available})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,10 +204,16 @@ func TestCreatedProductIsFoundAndStockFollowsEvents(t *testing.T) {
 		if err := sqldb.InTx(t.Context(), f.db, func(ctx context.Context, tx *sql.Tx) error { return handle(ctx, tx, e) }); err != nil {
 			t.Fatal(err)
 		}
+		if err := f.index.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := f.index.Refresh(t.Context()); err != nil {
-		t.Fatal(err)
+	tell(created.GetProduct().GetId(), 1)
+	if list(true) != 1 {
+		t.Error("a product in stock is not found")
 	}
+	tell(created.GetProduct().GetId(), 0)
+	tell("unknown", 0)
 	if list(true) != 0 || list(false) != 1 {
 		t.Error("a product out of stock is found as in stock, or not at all")
 	}
