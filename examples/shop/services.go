@@ -18,6 +18,8 @@ import (
 	"github.com/napkin-kit/napkin/examples/shop/order"
 	"github.com/napkin-kit/napkin/examples/shop/payment"
 	"github.com/napkin-kit/napkin/examples/shop/user"
+	"github.com/napkin-kit/napkin/examples/shop/web"
+	"github.com/napkin-kit/napkin/examples/shop/web/console"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/idempotency/grpcidempotency"
@@ -130,7 +132,26 @@ var services = []service{
 		peers:  []string{"auth", "user", "catalog", "cart", "order", "payment", "inventory", "notification"},
 		policy: func(spiffeid.TrustDomain) (*authn.Policy, error) { return gateway.Policy() },
 		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
-			return gateway.New(ctx, svc, gateway.Config{Verifier: svc.Verifier()})
+			limit, err := gateway.New(ctx, svc, gateway.Config{Verifier: svc.Verifier()})
+			if err != nil {
+				return err
+			}
+			if err := web.New(svc, web.Config{
+				PublicURL: in.env.publicURL, SessionKey: in.env.sessionKey, Verifier: svc.Verifier(),
+				Demo: in.env.demo, Limit: limit,
+			}); err != nil {
+				return err
+			}
+			// The console has a listener of its own, so that it can be kept from the public.
+			pages, err := console.New(svc, console.Config{
+				PublicURL: in.env.publicURL, ConsoleURL: in.env.consoleURL, SessionKey: in.env.sessionKey,
+				Verifier: svc.Verifier(), AdminURLs: in.env.adminURLs,
+			})
+			if err != nil {
+				return err
+			}
+			svc.Go("console", func(ctx context.Context) error { return console.Serve(ctx, in.env.consoleListener, pages) })
+			return nil
 		},
 	},
 }

@@ -40,25 +40,26 @@ type Config struct {
 func Policy() (*authn.Policy, error) { return authn.NewPolicy() }
 
 // New wires the gateway's routes into svc's HTTP mux. svc must have the peers auth, user, catalog, cart,
-// order, payment and inventory.
-func New(ctx context.Context, svc *kit.Service, cfg Config) error {
+// order, payment and inventory. limit is the rate limit per address, for the pages that stand beside the API
+// on the same listener.
+func New(ctx context.Context, svc *kit.Service, cfg Config) (limit func(http.Handler) http.Handler, err error) {
 	if cfg.Verifier == nil {
-		return fmt.Errorf("gateway: Config.Verifier is required")
+		return nil, fmt.Errorf("gateway: Config.Verifier is required")
 	}
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 15 * time.Second
 	}
 	api, err := newAPI(ctx, svc)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	events, err := newOrderEvents(svc, cfg.Heartbeat)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	limitAddress, limitPrincipal, err := limiters(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	authenticate := authn.Authenticate(cfg.Verifier, &authn.HTTPConfig{OnError: kit.WriteError})
 	// guarded routes need a user at the edge already; the service checks the token and its scopes again.
@@ -71,11 +72,11 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 
 	images, err := proxyTo(svc, "catalog")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	proxy, err := proxyTo(svc, "auth")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	mux := svc.HTTP()
 	mux.Handle("GET /v1/products", guard(false, cacheable(api)))
@@ -88,7 +89,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	mux.Handle("/oauth/", limitAddress(proxy))
 	mux.Handle("/.well-known/openid-configuration", limitAddress(proxy))
 	mux.Handle("GET /images/", limitAddress(images))
-	return nil
+	return limitAddress, nil
 }
 
 // withoutToken takes the Authorization header off a request whose token has been verified: from here on
