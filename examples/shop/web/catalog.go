@@ -38,8 +38,20 @@ type catalogView struct {
 	First, Next        string
 }
 
-var sorts = []choice{{Value: "", Text: "Best match"}, {Value: "name", Text: "Name"}, {Value: "price", Text: "Cheapest first"},
-	{Value: "-price", Text: "Dearest first"}, {Value: "-updated", Text: "Newest"}}
+var sorts = []choice{
+	{Value: "name", Text: "Name"}, {Value: "price", Text: "Cheapest first"}, {Value: "-price", Text: "Dearest first"}, {Value: "-updated", Text: "Newest"},
+}
+
+// sortsFor are the orders that a search can be shown in; without words nothing matches better than another.
+func sortsFor(req *catalogv1.ListProductsRequest) []choice {
+	switch {
+	case req.GetQ() != "":
+		return chosen(append([]choice{{Value: "", Text: "Best match"}}, sorts...), req.GetSort())
+	case req.GetSort() == "":
+		return chosen(sorts, "name")
+	}
+	return chosen(sorts, req.GetSort())
+}
 
 // showCatalog is the front page and the search, which differ in their headings.
 func (s *store) showCatalog(w http.ResponseWriter, r *http.Request) error {
@@ -56,7 +68,7 @@ func (s *store) showCatalog(w http.ResponseWriter, r *http.Request) error {
 	v := catalogView{
 		Title: titleOf(req), Q: req.GetQ(), Category: req.GetCategory(), InStock: req.GetInStock(),
 		Filtered: req.GetQ() != "" || req.GetCategory() != "" || req.GetInStock() || low+high > 0,
-		Total:    int(resp.GetTotal()), Products: resp.GetProducts(), Sorts: chosen(sorts, req.GetSort()),
+		Total:    int(resp.GetTotal()), Products: resp.GetProducts(), Sorts: sortsFor(req),
 	}
 	v.Plain = !v.Filtered && req.GetSort() == "" && req.GetPageToken() == ""
 	v.Categories = []category{{Name: "All", URL: with(q, "category", ""), Current: req.GetCategory() == ""}}

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
+	"github.com/napkin-kit/napkin/examples/shop/web/internal/session"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/correlation"
 	"github.com/napkin-kit/napkin/kit/problem"
@@ -20,6 +22,8 @@ type Fault struct {
 	Title, Detail string
 	// Retry is where to try again, empty where that is of no use.
 	Retry string
+	// SignIn is where to sign in, where that is what is missing.
+	SignIn string
 	// Request names the request in the log, for whoever asks for help.
 	Request string
 }
@@ -45,6 +49,9 @@ func (s *Site) fault(w http.ResponseWriter, r *http.Request, err error) {
 	} else {
 		f.Retry = ""
 	}
+	if f.Status == http.StatusUnauthorized {
+		f.SignIn = "/auth/login?next=" + url.QueryEscape(session.CameFrom(r, "/"))
+	}
 	f.Request = correlation.From(r.Context()).RequestID
 	if p.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.RetryAfter.Seconds()))))
@@ -68,7 +75,7 @@ func faultOf(p *problem.Problem) Fault {
 	case http.StatusNotFound:
 		f.Title, f.Detail = "We could not find that", "The page does not exist, or is not yours to see."
 	case http.StatusUnauthorized:
-		f.Title, f.Detail = "Please sign in", "Your sign-in is over. Sign in again to go on."
+		f.Title, f.Detail = "Please sign in", "Your sign-in is over, and what you sent was not taken. Sign in and send it again."
 	case http.StatusForbidden:
 		f.Title, f.Detail = "That is not allowed", Sentence(p.Detail)
 	case http.StatusTooManyRequests:

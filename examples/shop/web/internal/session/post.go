@@ -69,10 +69,11 @@ func LocalPath(next, otherwise string) string {
 	return next
 }
 
-// CameFrom is the path of the page that sent a request, otherwise where that is not one of this site's.
-func (k *Keeper) CameFrom(r *http.Request, otherwise string) string {
+// CameFrom is the path of the page that sent a request, otherwise where it does not say. It is a path of
+// this site even if that page was not.
+func CameFrom(r *http.Request, otherwise string) string {
 	from, err := url.Parse(r.Referer())
-	if err != nil || from.Scheme != k.origin.Scheme || from.Host != k.origin.Host {
+	if err != nil {
 		return otherwise
 	}
 	return LocalPath(from.RequestURI(), otherwise)

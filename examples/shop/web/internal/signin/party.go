@@ -34,7 +34,7 @@ type Config struct {
 	// AfterLogout is the path of the page that says goodbye.
 	AfterLogout string
 	Keeper      *session.Keeper
-	Verifier *authn.Verifier
+	Verifier    *authn.Verifier
 	// Auth reaches the auth service.
 	Auth   *http.Client
 	Logger *slog.Logger

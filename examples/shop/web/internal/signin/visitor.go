@@ -102,16 +102,12 @@ func (p *Party) principal(w http.ResponseWriter, r *http.Request, s session.Sess
 
 var errSignIn = problem.New(http.StatusUnauthorized, "signed_out", "Please sign in to see this.")
 
-// askToSignIn sends a browser that wants a page to the sign-in. Of a form only the page that it was on
-// is left to go back to.
+// askToSignIn sends a browser that wants a page to the sign-in. A form gets a page that says so instead:
+// browsers do not let a form be redirected to another site, which the issuer may be.
 func (p *Party) askToSignIn(w http.ResponseWriter, r *http.Request) error {
-	next := session.LocalPath(r.URL.RequestURI(), "/")
-	switch {
-	case r.Header.Get("Accept") == "text/event-stream":
+	if (r.Method != http.MethodGet && r.Method != http.MethodHead) || r.Header.Get("Accept") == "text/event-stream" {
 		return errSignIn
-	case r.Method != http.MethodGet && r.Method != http.MethodHead:
-		next = p.keeper.CameFrom(r, "/")
 	}
-	http.Redirect(w, r, "/auth/login?next="+url.QueryEscape(next), http.StatusSeeOther)
+	http.Redirect(w, r, "/auth/login?next="+url.QueryEscape(session.LocalPath(r.URL.RequestURI(), "/")), http.StatusSeeOther)
 	return nil
 }
