@@ -122,6 +122,7 @@ type Coordinator struct {
 	plans map[Ref]*plan
 
 	membership membership
+	dropped    dropped
 	queue      chan string   // kicked ids, while Run runs
 	calls      chan struct{} // permits for calls in flight
 	running    chan struct{} // holds a token while Run runs

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/napkin-kit/napkin/kit/sqldb"
@@ -246,8 +249,62 @@ func (c *Coordinator) localRejection(err error) bool {
 	return errors.As(err, &p) || (c.cfg.LocalRejection != nil && c.cfg.LocalRejection(err))
 }
 
+// dropped holds the ids of instances whose drive failed at the database. Calls
+// may be recorded as in flight, under this living node, that nobody makes: the
+// claim's commit was answered by a lost connection, or the outcome could not be
+// recorded. The next drive takes them back.
+type dropped struct {
+	mu  sync.Mutex
+	ids map[string]struct{}
+}
+
+func (d *dropped) add(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ids == nil {
+		d.ids = make(map[string]struct{})
+	}
+	d.ids[id] = struct{}{}
+}
+
+func (d *dropped) remove(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.ids[id]
+	delete(d.ids, id)
+	return ok
+}
+
+func (d *dropped) list() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.ids))
+}
+
+// takeBack is takeFrom this node itself, before apply. A node drives an instance
+// once at a time, so at the start of a drive none of its calls is under way.
+func (c *Coordinator) takeBack(apply func(context.Context, *turn) error) func(context.Context, *turn) error {
+	return func(ctx context.Context, t *turn) error {
+		if node := c.membership.id(); node != "" {
+			t.takeOver(node)
+		}
+		if apply == nil {
+			return nil
+		}
+		return apply(ctx, t)
+	}
+}
+
 // drive moves an instance on until it has to wait.
-func (c *Coordinator) drive(ctx context.Context, id string, apply func(context.Context, *turn) error, during func(func())) error {
+func (c *Coordinator) drive(ctx context.Context, id string, apply func(context.Context, *turn) error, during func(func())) (err error) {
+	defer func() {
+		if err != nil {
+			c.dropped.add(id)
+		}
+	}()
+	if c.dropped.remove(id) {
+		apply = c.takeBack(apply)
+	}
 	w, err := c.step(ctx, id, apply)
 	for err == nil && ctx.Err() == nil {
 		switch {

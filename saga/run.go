@@ -128,7 +128,7 @@ func (c *Coordinator) RunDue(ctx context.Context) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	for _, id := range ids {
+	for _, id := range append(c.dropped.list(), ids...) {
 		n++
 		if err := c.drive(ctx, id, nil, inline); err != nil {
 			return n, err
@@ -246,7 +246,7 @@ func (r *runner) poll(ctx context.Context) {
 		}
 		return
 	}
-	for _, id := range ids {
+	for _, id := range append(r.c.dropped.list(), ids...) {
 		r.spawn(ctx, id, nil)
 	}
 }
