@@ -98,9 +98,8 @@ func (t *turn) send(ctx context.Context, l *leaf, r *StepRecord, ev events.Event
 	if r.Attempts == 1 {
 		r.NextAt = t.now.Add(l.wait)
 	}
-	t.point.Step = l.name
-	if t.point.Phase == "" {
-		t.point.Phase = "attempt"
+	if t.point.Phase == "" { // else the transaction is named by what it records: a start, an outcome, a cancel
+		t.point.Step, t.point.Phase = l.name, "attempt"
 	}
 	kind := EntryAttempted
 	if phase == PhaseUndo {
