@@ -171,6 +171,15 @@ func (d *drill) rehearse(t *testing.T) []point {
 		t.Logf("rehearsed %-20s %5.1f s, %3d points, %3d of them new", s.name, time.Since(started).Seconds(), len(counts), added)
 	}
 	slices.SortFunc(points, func(a, b point) int { return strings.Compare(a.name, b.name) })
+	if list := os.Getenv("NAPKIN_CRASH_LIST"); list != "" {
+		var text strings.Builder
+		for _, p := range points {
+			fmt.Fprintf(&text, "%-80s %3d × %s\n", p.name, p.passes, p.scenario)
+		}
+		if err := os.WriteFile(list, []byte(text.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, must := range required {
 		if !slices.ContainsFunc(points, func(p point) bool { return strings.HasPrefix(p.name, must) }) {
 			t.Errorf("no scenario passes by %s", must)
@@ -235,6 +244,7 @@ func (d *drill) visit(t *testing.T, group []point) {
 	for _, r := range rows {
 		for _, s := range r.stories {
 			<-s.done
+			r.orders += s.ledger.orders()
 			if s.err != nil {
 				r.breaches++
 				t.Errorf("during %s: %v", r.name, s.err)
@@ -275,14 +285,13 @@ func (d *drill) visit(t *testing.T, group []point) {
 func (d *drill) kill(t *testing.T, r *row) {
 	t.Helper()
 	started := time.Now()
-	before := d.ledger.orders()
 	for attempt := 0; attempt < 3 && r.kills == 0; attempt++ {
 		r.nth = 1
 		if attempt == 0 {
 			r.nth += d.choice.IntN(min(r.passes, 3))
 		}
 		d.ctl.arm(t, r.name, r.nth)
-		s := d.begin(t.Context(), r.scenario, "confirmed", "confirmed")
+		s := begin(t.Context(), d.world, r.scenario, "confirmed", "confirmed")
 		r.stories = append(r.stories, s)
 		died := d.dies(t, s)
 		d.ctl.arm(t, "", 0)
@@ -296,23 +305,24 @@ func (d *drill) kill(t *testing.T, r *row) {
 		d.boot(t)
 	}
 	r.took = time.Since(started)
-	r.orders = d.ledger.orders() - before
 }
 
 // story is scenarios under way.
 type story struct {
-	done chan struct{}
-	err  error // once done
+	ledger *ledger
+	done   chan struct{}
+	err    error // once done
 }
 
 // begin tells scenarios side by side.
-func (d *drill) begin(ctx context.Context, names ...string) *story {
-	s := &story{done: make(chan struct{})}
+func begin(ctx context.Context, w *world, names ...string) *story {
+	s := &story{done: make(chan struct{}), ledger: &ledger{whole: w.ledger, accepted: map[string]string{}}}
+	w = w.with(s.ledger)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	go func() {
 		defer close(s.done)
 		defer cancel()
-		s.err = tell(ctx, d.world, names...)
+		s.err = tell(ctx, w, names...)
 	}()
 	return s
 }

@@ -46,6 +46,13 @@ type world struct {
 	plenty   client.Line
 }
 
+// with is the same world with another ledger.
+func (w *world) with(l *ledger) *world {
+	out := *w
+	out.ledger = l
+	return &out
+}
+
 // populate prepares who and what the scenarios need.
 func (w *world) populate(ctx context.Context) (err error) {
 	w.admin = operator(w.base)

@@ -155,6 +155,8 @@ func (s *shopper) call(ctx context.Context, method, path string, in, out any) er
 
 // ledger is what the customers were promised: it is compared with what the store has in the end.
 type ledger struct {
+	whole *ledger // the one that this is a part of
+
 	mu       sync.Mutex
 	accepted map[string]string // idempotency key → order
 	lost     []string
@@ -177,6 +179,10 @@ func (l *ledger) takeLosses() (lost []string) {
 }
 
 func (l *ledger) lose(format string, args ...any) {
+	if l.whole != nil {
+		l.whole.lose(format, args...)
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lost = append(l.lost, fmt.Sprintf(format, args...))
@@ -184,13 +190,16 @@ func (l *ledger) lose(format string, args ...any) {
 
 // accept notes the answer to a key: always the same one.
 func (l *ledger) accept(key, order string) {
+	if l.whole != nil {
+		l.whole.accept(key, order)
+	}
 	l.mu.Lock()
 	first, known := l.accepted[key]
 	if !known {
 		l.accepted[key] = order
 	}
 	l.mu.Unlock()
-	if known && first != order {
+	if known && first != order && l.whole == nil {
 		l.lose("key %s was answered with order %s and then with %s", key, first, order)
 	}
 }
