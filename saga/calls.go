@@ -74,7 +74,7 @@ func (c *Coordinator) performOne(ctx context.Context, in *Instance, j job) (work
 		if c.cfg.Hooks.Fenced != nil {
 			i := j.info
 			i.Err = err
-			c.cfg.Hooks.Fenced(ctx, i)
+			c.cfg.Hooks.Fenced(c.restore(ctx, in), i)
 		}
 	}
 	return w, err

@@ -179,6 +179,10 @@ func (h *Handle[S]) Signal(ctx context.Context, tx sqldb.Tx, id, name string, pa
 	if err != nil {
 		return err
 	}
+	// The step of the version that the instance runs, which need not be this one.
+	if l, ok = t.p.byName[name]; !ok || l.op != opSignal {
+		return fmt.Errorf("saga: %s is a %s v%d, which has no signal step %q", id, in.Name, in.Version, name)
+	}
 	if in.Status != StatusRunning || in.record(name).Status != StepAttempted {
 		return keep()
 	}

@@ -86,10 +86,11 @@ func (t *turn) info(l *leaf, phase Phase) Info {
 	return i
 }
 
-// tell queues a hook for after the commit.
+// tell queues a hook for after the commit. It runs in the saga's own flow, also
+// in turns of the coordinator's own.
 func (t *turn) tell(ctx context.Context, hook func(context.Context, Info), i Info) {
 	if hook != nil {
-		ctx = context.WithoutCancel(ctx)
+		ctx = t.c.restore(context.WithoutCancel(ctx), t.in)
 		t.after = append(t.after, func() { hook(ctx, i) })
 	}
 }
