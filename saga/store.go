@@ -16,7 +16,9 @@ type Store interface {
 	// Insert adds a new instance and its history. It reports false, and writes
 	// nothing, where the id exists.
 	Insert(ctx context.Context, tx sqldb.Execer, in *Instance, log []Entry) (bool, error)
-	// Lock reads an instance and locks it until tx ends. ErrNotFound.
+	// Lock reads an instance and locks it until tx ends. ErrNotFound; the id is
+	// then not inserted by others before tx ends, so that what is kept for it
+	// is there when it starts.
 	Lock(ctx context.Context, tx sqldb.Tx, id string) (*Instance, error)
 	// Save writes what Lock read if its Revision is still the stored one, and
 	// then increments it; ErrConflict otherwise.

@@ -85,13 +85,26 @@ func (s *store) InTx(ctx context.Context, fn func(ctx context.Context, tx sqldb.
 
 const columns = `id, name, version, status, revision, owner, epoch, state, progress, due_at, deadline_at, created_at, updated_at, ended_at`
 
+// gate is the number of the advisory lock between those who find an id missing
+// and those who insert it, of which a row lock cannot be had. On SQLite the write
+// transactions exclude one another.
+const gate = `hashtextextended('napkin saga ' || $1::text, 0)`
+
 func (s *store) Insert(ctx context.Context, tx sqldb.Execer, in *saga.Instance, log []saga.Entry) (bool, error) {
 	progress, err := json.Marshal(in.Progress)
 	if err != nil {
 		return false, fmt.Errorf("sqlsaga: encode the progress of %s: %w", in.ID, err)
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO napkin_sagas (`+columns+`)
-VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING`,
+	query := `INSERT INTO napkin_sagas (` + columns + `)
+VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING`
+	if s.db.Dialect == sqldb.Postgres {
+		// In the same round trip: wait for whoever has found the id missing.
+		query = `INSERT INTO napkin_sagas (` + columns + `)
+SELECT $1::text, $2::text, $3::bigint, $4::text, 1, $5::text, $6::bigint, $7::bytea, $8::bytea,
+$9::bigint, $10::bigint, $11::bigint, $12::bigint, $13::bigint
+FROM (SELECT pg_advisory_xact_lock_shared(` + gate + `)) AS gate ON CONFLICT DO NOTHING`
+	}
+	res, err := tx.ExecContext(ctx, query,
 		in.ID, in.Name, in.Version, string(in.Status), in.Owner, in.Epoch, in.State, progress,
 		micros(in.DueAt), micros(in.DeadlineAt), sqldb.Micros(in.CreatedAt), sqldb.Micros(in.UpdatedAt), micros(in.EndedAt))
 	if err != nil {
@@ -116,6 +129,12 @@ func (s *store) Lock(ctx context.Context, tx sqldb.Tx, id string) (*saga.Instanc
 			strconv.FormatInt(max(1, s.idle.Milliseconds()), 10) + `', true)) AS setting WHERE id = $1 FOR UPDATE OF napkin_sagas`
 	}
 	in, err := scan(tx.QueryRow(ctx, query, id))
+	if errors.Is(err, sql.ErrNoRows) && s.db.Dialect == sqldb.Postgres {
+		if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(`+gate+`)`, id); err != nil {
+			return nil, fmt.Errorf("sqlsaga: lock %s: %w", id, err)
+		}
+		in, err = scan(tx.QueryRow(ctx, query, id)) // inserted since?
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("%w: %s", saga.ErrNotFound, id)
 	}
