@@ -67,6 +67,9 @@ type panicked struct{ value any }
 
 func (p *panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
+// errGoexit is the end of the caller's code by runtime.Goexit, as t.FailNow does.
+var errGoexit = errors.New("saga: the function ended its goroutine instead of returning")
+
 func definitionError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrDefinition, fmt.Sprintf(format, args...))
 }

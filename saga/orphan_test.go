@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -87,5 +88,32 @@ func TestACallThatNobodyMakesAnyMoreIsTakenUpAgain(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The caller's code may end its goroutine (as t.FailNow does): that is a failed
+// attempt, not the end of the drive.
+func TestAFunctionThatEndsItsGoroutineHasFailed(t *testing.T) {
+	e := newEnv(t, openSQLite(t))
+	tries := map[string]int{}
+	once := func(name string) {
+		if tries[name]++; tries[name] == 1 {
+			runtime.Goexit()
+		}
+	}
+	c := e.coordinator()
+	h := register(t, c, saga.Definition[state]{Name: "work", Steps: []saga.Step[state]{
+		&saga.Call[state]{Name: "call", Kind: saga.Pivot, Do: func(context.Context, *state) error { once("call"); return nil }},
+		&saga.Local[state]{Name: "local", Kind: saga.Retriable, Do: func(context.Context, sqldb.Tx, *state) error { once("local"); return nil }},
+	}, OnCompleted: func(context.Context, sqldb.Tx, *state) error { once("end"); return nil }})
+	start(e, h, "x", state{})
+	for range 4 {
+		e.run(c)
+		e.pass(time.Minute)
+	}
+	e.expect(c, "x", saga.StatusCompleted)
+	// The closing callback took the local step, in one transaction, back with it.
+	if tries["call"] != 2 || tries["local"] != 3 || tries["end"] != 2 {
+		t.Errorf("tried %v", tries)
 	}
 }

@@ -293,14 +293,22 @@ type permanent struct{ err error }
 func (p *permanent) Error() string { return p.err.Error() }
 func (p *permanent) Unwrap() error { return p.err }
 
-// guard turns a panic of the caller's code into an error.
-func guard(fn func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &panicked{v}
-		}
+// guard turns a panic of the caller's code into an error, and a runtime.Goexit
+// too. That ends the goroutine, so fn has one of its own: else the instance
+// would stay with a drive that is no more.
+func guard(fn func() error) error {
+	ended := make(chan error, 1)
+	go func() {
+		err := errGoexit
+		defer func() {
+			if v := recover(); v != nil {
+				err = &panicked{v}
+			}
+			ended <- err
+		}()
+		err = fn()
 	}()
-	return fn()
+	return <-ended
 }
 
 // claim takes a call for this node; it is made after the commit.

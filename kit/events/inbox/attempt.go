@@ -17,8 +17,12 @@ import (
 	"github.com/napkin-kit/napkin/kit/sqldb"
 )
 
-// errPanic is a handler's panic; it counts like any failure.
-var errPanic = errors.New("inbox: the handler panicked")
+// errPanic is a handler's panic, errGoexit its runtime.Goexit, as t.FailNow does;
+// both count like any failure.
+var (
+	errPanic  = errors.New("inbox: the handler panicked")
+	errGoexit = errors.New("inbox: the handler ended its goroutine instead of returning")
+)
 
 // verdict is what is to be done with an event after an attempt.
 type verdict int
@@ -135,14 +139,22 @@ func (c *Consumer[T]) attempt(ctx context.Context, e events.Event, h Handler[T])
 }
 
 // guard turns a handler's panic into an error, so that one event does not end
-// the process and with it the handling of all others.
-func guard[T any](ctx context.Context, tx T, e events.Event, h Handler[T]) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v\n%s", errPanic, p, debug.Stack())
-		}
+// the process and with it the handling of all others, and a runtime.Goexit too.
+// That ends the goroutine, so the handler has one of its own: else the worker
+// would be gone, and its key held for ever.
+func guard[T any](ctx context.Context, tx T, e events.Event, h Handler[T]) error {
+	ended := make(chan error, 1)
+	go func() {
+		err := errGoexit
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%w: %v\n%s", errPanic, p, debug.Stack())
+			}
+			ended <- err
+		}()
+		err = h(ctx, tx, e)
 	}()
-	return h(ctx, tx, e)
+	return <-ended
 }
 
 func (c *Consumer[T]) isInfrastructure(err error) bool {
