@@ -22,6 +22,11 @@
 // On an older server it waits for [Config.AckWait] instead, after which the
 // server sends what was under way first.
 //
+// A predecessor that was stopped or cut off, not ended, may have left a pull at
+// the server; the subscription waits until it has expired (6 s at most). And as
+// deliveries are numbered, it notices any that went elsewhere, and sets the
+// consumer back again.
+//
 // # Durability
 //
 // A JetStream server acknowledges before its disk has synced, by default. A

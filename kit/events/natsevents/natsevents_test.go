@@ -1,6 +1,8 @@
 package natsevents_test
 
 import (
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -12,7 +14,16 @@ import (
 	"github.com/napkin-kit/napkin/kit/events/natsevents"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(stoppedURL); url != "" { // this process is a part of a test
+		if err := subscriberProcess(url); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func connect(t testing.TB, s *natstest.Server) *natsevents.Broker {
 	t.Helper()

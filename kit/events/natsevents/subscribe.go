@@ -69,7 +69,7 @@ func pause(ctx context.Context, d time.Duration) {
 // changed.
 func (b *Broker) run(ctx context.Context, s events.Subscription, topic string, deliver func(events.Delivery)) error {
 	connection := b.nc.Stats().Reconnects
-	c, err := b.consumer(ctx, s, topic)
+	c, last, err := b.consumer(ctx, s, topic)
 	if err != nil {
 		return err
 	}
@@ -94,14 +94,24 @@ func (b *Broker) run(ctx context.Context, s events.Subscription, topic string, d
 			end(nil)
 			return
 		}
-		deliver(newDelivery(m, topic))
+		md, err := m.Metadata()
+		if err == nil && md.Sequence.Consumer != last+1 {
+			err = fmt.Errorf("natsevents: delivery %d of consumer %s on %s followed delivery %d; another subscriber took what is between them", md.Sequence.Consumer, s.Group, topic, last)
+		}
+		if err != nil {
+			stopped = true // what was taken would be overtaken
+			end(err)
+			return
+		}
+		last++
+		deliver(newDelivery(m, topic, md))
 	}
 	consuming, err := c.Consume(handler,
 		// The server holds back at MaxAckPending, so nothing piles up here. A pull
 		// is answered with what there is, never held to fill a batch.
 		jetstream.PullMaxMessages(min(s.InFlight(), 500)),
-		jetstream.PullExpiry(30*time.Second),
-		jetstream.PullHeartbeat(5*time.Second),
+		jetstream.PullExpiry(pullExpiry),
+		jetstream.PullHeartbeat(pullExpiry/2),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { end(err) }))
 	if err != nil {
 		return fmt.Errorf("natsevents: consume %s: %w", topic, err)
@@ -120,11 +130,15 @@ func (b *Broker) run(ctx context.Context, s events.Subscription, topic string, d
 	return err
 }
 
+// pullExpiry is how long a pull stands at the server: how long a subscriber that
+// was stopped, or cut off, still takes events from its successor.
+const pullExpiry = 6 * time.Second
+
 // consumer finds or makes the durable consumer and sets it back to the oldest
-// event that was not acknowledged.
-func (b *Broker) consumer(ctx context.Context, s events.Subscription, topic string) (jetstream.Consumer, error) {
+// event that was not acknowledged. last is the number of its latest delivery.
+func (b *Broker) consumer(ctx context.Context, s events.Subscription, topic string) (c jetstream.Consumer, last uint64, err error) {
 	if _, err := b.ensure(ctx, topic); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	rctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
@@ -139,22 +153,51 @@ func (b *Broker) consumer(ctx context.Context, s events.Subscription, topic stri
 	for _, t := range s.Types {
 		cfg.FilterSubjects = append(cfg.FilterSubjects, topic+".*."+t)
 	}
-	c, err := b.js.CreateOrUpdateConsumer(rctx, topic, cfg)
+	c, err = b.js.CreateOrUpdateConsumer(rctx, topic, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("natsevents: consumer %s of topic %s: %w", s.Group, topic, err)
+		return nil, 0, fmt.Errorf("natsevents: consumer %s of topic %s: %w", s.Group, topic, err)
 	}
-	if c.CachedInfo().NumAckPending == 0 {
-		return c, nil
+	info, err := b.alone(ctx, c)
+	if err != nil {
+		return nil, 0, fmt.Errorf("natsevents: consumer %s of topic %s: %w", s.Group, topic, err)
 	}
-	if _, err := b.js.ResetConsumer(rctx, topic, s.Group); err != nil {
-		if !b.nc.IsConnected() || ctx.Err() != nil {
-			return nil, fmt.Errorf("natsevents: reset consumer %s of topic %s: %w", s.Group, topic, err)
+	if info.NumAckPending == 0 {
+		return c, info.Delivered.Consumer, nil
+	}
+	rctx, cancel = context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	reset, err := b.js.ResetConsumer(rctx, topic, s.Group)
+	if err == nil {
+		return c, reset.Delivered.Consumer, nil
+	}
+	if !b.nc.IsConnected() || ctx.Err() != nil {
+		return nil, 0, fmt.Errorf("natsevents: reset consumer %s of topic %s: %w", s.Group, topic, err)
+	}
+	b.cfg.Logger.WarnContext(ctx, "natsevents: the server cannot reset a consumer (2.14 or newer can), waiting for AckWait instead",
+		"group", s.Group, "topic", topic, "wait", b.cfg.AckWait, "error", err)
+	pause(ctx, b.cfg.AckWait)
+	return c, info.Delivered.Consumer, nil
+}
+
+// alone waits until no pull of another subscriber is left at the server. One that
+// ended has taken its pulls with it; those of one that was stopped expire.
+func (b *Broker) alone(ctx context.Context, c jetstream.Consumer) (*jetstream.ConsumerInfo, error) {
+	until := time.Now().Add(pullExpiry + time.Second)
+	for {
+		rctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+		info, err := c.Info(rctx)
+		cancel()
+		if err != nil {
+			return nil, err
 		}
-		b.cfg.Logger.WarnContext(ctx, "natsevents: the server cannot reset a consumer (2.14 or newer can), waiting for AckWait instead",
-			"group", s.Group, "topic", topic, "wait", b.cfg.AckWait, "error", err)
-		pause(ctx, b.cfg.AckWait)
+		switch {
+		case info.NumWaiting == 0:
+			return info, nil
+		case !time.Now().Before(until):
+			return nil, errors.New("another subscriber goes on asking for its events; a group has one at a time")
+		}
+		pause(ctx, 100*time.Millisecond)
 	}
-	return c, nil
 }
 
 // delivery is a JetStream message as an events.Delivery.
@@ -165,12 +208,9 @@ type delivery struct {
 	attempt int
 }
 
-func newDelivery(m jetstream.Msg, topic string) *delivery {
-	d := &delivery{msg: m, attempt: 1}
+func newDelivery(m jetstream.Msg, topic string, md *jetstream.MsgMetadata) *delivery {
+	d := &delivery{msg: m, attempt: int(min(md.NumDelivered, 1<<30))} //nolint:gosec // bounded
 	d.event, d.err = decode(topic, m.Headers(), m.Data())
-	if md, err := m.Metadata(); err == nil {
-		d.attempt = int(min(md.NumDelivered, 1<<30)) //nolint:gosec // bounded
-	}
 	return d
 }
 
