@@ -57,6 +57,9 @@ func (c *client) unary(ctx context.Context, method string, req, reply any, cc *g
 		if err == nil {
 			return nil
 		}
+		if err := unsendable(err, req); err != nil {
+			return err
+		}
 		// Without a peer the attempt never had a stream on a connection.
 		return attemptError(err, on.Addr != nil, trailer)
 	})
@@ -172,9 +175,13 @@ func (s *clientStream) Header() (metadata.MD, error) {
 func (s *clientStream) SendMsg(m any) error {
 	err := s.ClientStream.SendMsg(m)
 	// io.EOF means that the stream is over and RecvMsg knows why.
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.finish(err)
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
 	}
+	if bad := unsendable(err, m); bad != nil {
+		err = bad
+	}
+	s.finish(err)
 	return err
 }
 
@@ -184,7 +191,8 @@ func (s *clientStream) finish(err error) {
 }
 
 func (s *clientStream) end(err error) {
-	if err != nil {
+	var classified *callError
+	if err != nil && !errors.As(err, &classified) {
 		err = attemptError(err, true, nil)
 	}
 	s.pass.End(s.caller, err)

@@ -170,6 +170,30 @@ func TestUnaryNeverSentIsRetriedForAnyCall(t *testing.T) {
 	}
 }
 
+// A text that is not UTF-8 is the caller's fault: no number of them opens the breaker.
+func TestUnsendableRequestsSayNothingOfTheDestination(t *testing.T) {
+	s := &service{
+		check: func(context.Context, int64) error { return nil },
+		watch: func(healthpb.Health_WatchServer) error { return nil },
+	}
+	client, _ := serve(t, s, resilience.Config{}, nil)
+	bad := &healthpb.HealthCheckRequest{Service: "\xff"}
+	for range 100 {
+		if _, err := client.Check(resilience.Idempotent(t.Context()), bad); status.Code(err) != codes.InvalidArgument {
+			t.Fatalf("unary: %v", err)
+		}
+		if _, err := client.Watch(t.Context(), bad); status.Code(err) != codes.InvalidArgument {
+			t.Fatalf("stream: %v", err)
+		}
+	}
+	if n := s.calls.Load(); n != 0 {
+		t.Errorf("the service was called %d times", n)
+	}
+	if _, err := client.Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+		t.Errorf("a good request afterwards: %v", err)
+	}
+}
+
 func TestAttemptAndCriticalityTravel(t *testing.T) {
 	guard, err := NewServer(&ServerConfig{TrustCriticality: true})
 	if err != nil {

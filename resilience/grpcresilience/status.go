@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/napkin-kit/napkin/resilience"
@@ -88,6 +89,23 @@ func attemptError(err error, sent bool, trailer metadata.MD) error {
 		}
 	}
 	return &callError{err: err, class: c}
+}
+
+// unsendable returns what to report in place of err where req is no message that the wire takes, such as
+// one with text that is not UTF-8; else nil. gRPC calls that INTERNAL, as if the destination had failed,
+// which knows nothing of it: input from outside could open the breaker for everyone.
+func unsendable(err error, req any) error {
+	m, ok := req.(proto.Message)
+	if !ok || status.Code(err) != codes.Internal {
+		return nil
+	}
+	if _, fault := proto.Marshal(m); fault == nil {
+		return nil
+	}
+	return &callError{
+		err:   status.Error(codes.InvalidArgument, "the request cannot be sent: a text in it is not UTF-8"),
+		class: resilience.Class{Health: resilience.Neutral},
+	}
 }
 
 // StatusError gives a rejection of package resilience its status: the result
