@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/napkin-kit/napkin/authn"
 	"github.com/napkin-kit/napkin/kit"
@@ -108,4 +109,48 @@ func TestValidationOfUnaryAndStream(t *testing.T) {
 		t.Errorf("the valid message: %v", err)
 	}
 	check("stream", ss.RecvMsg(fresh()))
+}
+
+// SQLite would keep U+0000 and PostgreSQL fail on it; so it is refused, wherever in a request it stands.
+func TestTextWithNULIsRefused(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.service(t, policy(t, authn.Rule{Method: "/kittest.Notes/*", AnyWorkload: true}), kit.Config{Name: "echo"})
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "kittest.Notes", HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: "Put", Handler: func(_ any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
+			m := &structpb.Struct{}
+			if err := dec(m); err != nil {
+				return nil, err
+			}
+			return in(ctx, m, &grpc.UnaryServerInfo{FullMethod: "/kittest.Notes/Put"}, func(_ context.Context, req any) (any, error) { return req, nil })
+		}}},
+	}, struct{}{})
+	run(t, s)
+	client, _ := w.client(t, "caller", map[string]kit.Peer{"echo": w.peer(t, s)})
+	conn, err := client.Dial("echo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, note := range map[string]map[string]any{
+		"":                         {"a": "text", "b": []any{1, "é"}},
+		`fields["a"].string_value`: {"a": "x\x00"},
+		`fields["a"].list_value.values[1].string_value`: {"a": []any{"x", "\x00"}},
+		`fields["\x00"]`: {"\x00": 1},
+	} {
+		in, err := structpb.NewStruct(note)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = conn.Invoke(within(t), "/kittest.Notes/Put", in, &structpb.Struct{})
+		if at == "" {
+			if err != nil {
+				t.Errorf("good text: %v", err)
+			}
+			continue
+		}
+		p := grpcproblem.Of(err)
+		if p.Status != 400 || len(p.Fields) != 1 || p.Fields[0].Field != at {
+			t.Errorf("%s: %v, fields %+v", at, err, p.Fields)
+		}
+	}
 }
