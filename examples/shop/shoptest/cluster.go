@@ -197,6 +197,16 @@ func (c *Cluster) StartNATS(t testing.TB) {
 	c.NATS.WaitOutput(t, "Server is ready", 20*time.Second)
 }
 
+// Getenv looks a variable up as the services do.
+func (c *Cluster) Getenv(key string) string {
+	for _, kv := range c.env {
+		if v, ok := strings.CutPrefix(kv, key+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
 // Check runs `shop check --wait` against the cluster and returns its report.
 func (c *Cluster) Check(t testing.TB, timeout time.Duration) (string, error) {
 	t.Helper()
