@@ -168,6 +168,6 @@ type Log interface {
 	// returned beside a *PublishError too.
 	PublishReceipts(ctx context.Context, evs ...Event) ([]Receipt, error)
 	// StreamState describes a topic's log, creating it where EnsureTopics was
-	// called for it and it has vanished.
+	// called for it and it has vanished. ErrNoTopic where it is not there.
 	StreamState(ctx context.Context, topic string) (StreamState, error)
 }

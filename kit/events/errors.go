@@ -14,6 +14,10 @@ var ErrInvalid = errors.New("events: invalid event")
 // concerned.
 var ErrRejected = errors.New("events: the broker refuses the event")
 
+// ErrNoTopic says that the broker has no such topic, and that it is not this
+// process that makes it (see Broker.EnsureTopics). Other topics are not concerned.
+var ErrNoTopic = errors.New("events: the broker has no such topic")
+
 // ErrClosed is returned by a broker after Close.
 var ErrClosed = errors.New("events: the broker is closed")
 

@@ -254,6 +254,9 @@ func (b *Broker) StreamState(ctx context.Context, topic string) (events.StreamSt
 	} else {
 		s, err = b.js.Stream(ctx, topic)
 	}
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		err = fmt.Errorf("%w: %w", events.ErrNoTopic, err)
+	}
 	if err != nil {
 		return events.StreamState{}, fmt.Errorf("natsevents: state of topic %s: %w", topic, err)
 	}

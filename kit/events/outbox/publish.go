@@ -28,6 +28,7 @@ type outcome struct {
 	failed   []failure           // rows that were tried in vain
 	waiting  []row               // new rows behind a failed one of their key
 	topics   map[string]struct{} // topics that something was published to
+	missing  map[string]error    // topics that the broker does not have
 
 	regressed   string // a topic whose log turned out to have lost its tail
 	regressedTo uint64 // what was left of it
@@ -47,10 +48,13 @@ type queue struct {
 // publish sends the batch in waves. A wave holds at most one row of each key, so
 // two publications of one key are never under way, and a failure stops its key.
 func (r *Relay) publish(stop, ctx context.Context, s *state, b *batch) (*outcome, error) {
-	out := &outcome{topics: make(map[string]struct{})}
+	out := &outcome{topics: make(map[string]struct{}), missing: make(map[string]error)}
 	queues := r.queues(s, b, out)
-	if err := r.learnStreams(ctx, s, queues); err != nil {
+	if err := r.learnStreams(ctx, s, queues, out); err != nil {
 		return nil, err
+	}
+	if out.regressed != "" {
+		return out, nil
 	}
 	progress := false
 	for len(queues) > 0 {
@@ -126,6 +130,9 @@ func (r *Relay) wave(ctx context.Context, s *state, queues []*queue, out *outcom
 		if head := q.rows[0]; head.bad != nil {
 			errs[i] = head.bad
 			continue
+		} else if err := out.missing[head.event.Topic]; err != nil {
+			errs[i] = err
+			continue
 		}
 		evs = append(evs, q.rows[0].event)
 		at = append(at, i)
@@ -176,11 +183,12 @@ func (r *Relay) send(ctx context.Context, evs []events.Event) ([]events.Receipt,
 }
 
 // outage reports whether the first wave says that the broker as a whole does not
-// answer: new rows were tried, nothing got through, and no row itself is to blame.
+// answer: new rows were tried, nothing got through, and no row or topic itself is to
+// blame.
 func outage(queues []*queue, errs []error) bool {
 	fresh := false
 	for i, q := range queues {
-		if errs[i] == nil || isRejected(errs[i]) {
+		if errs[i] == nil || isRejected(errs[i]) || errors.Is(errs[i], events.ErrNoTopic) {
 			return false
 		}
 		fresh = fresh || !q.retry

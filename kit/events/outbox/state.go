@@ -42,6 +42,7 @@ type mark struct {
 	high       uint64 // the highest acknowledged sequence
 	checkpoint uint64 // high at the last checkpoint
 	at         int64  // when that was, in Unix microseconds
+	gone       bool   // the broker has no such topic at present
 }
 
 // state is the leader's knowledge, loaded when it takes over and persisted with

@@ -9,22 +9,32 @@ import (
 	"github.com/napkin-kit/napkin/kit/events"
 )
 
-// learnStreams asks the broker for the identity of topics that are new to us.
-func (r *Relay) learnStreams(ctx context.Context, s *state, queues []*queue) error {
+// learnStreams asks the broker for the identity of topics that are new to us, or
+// that were gone. One that does not exist fails its own rows only.
+func (r *Relay) learnStreams(ctx context.Context, s *state, queues []*queue, out *outcome) error {
 	if r.log == nil {
 		return nil
 	}
 	for _, q := range queues {
 		topic := q.rows[0].event.Topic
-		if s.marks[topic] != nil || q.rows[0].bad != nil {
+		m := s.marks[topic]
+		if m != nil && !m.gone || q.rows[0].bad != nil || out.missing[topic] != nil {
 			continue
 		}
 		st, err := r.streamState(ctx, topic)
-		if err != nil {
+		switch {
+		case errors.Is(err, events.ErrNoTopic):
+			out.missing[topic] = err
+		case err != nil:
 			return err
+		case m == nil:
+			// Sequences up to here are not ours to miss.
+			s.marks[topic] = &mark{identity: st.Identity, high: st.LastSeq}
+		default: // it is back: see what it holds
+			m.gone = false
+			out.regressed, out.regressedTo = topic, m.high
+			return nil
 		}
-		// Sequences up to here are not ours to miss.
-		s.marks[topic] = &mark{identity: st.Identity, high: st.LastSeq}
 	}
 	return nil
 }
@@ -44,15 +54,14 @@ func (r *Relay) streamState(ctx context.Context, topic string) (events.StreamSta
 func (r *Relay) observe(s *state, evs []events.Event, receipts []events.Receipt, out *outcome) {
 	highs := make(map[string]uint64)
 	for i, rc := range receipts {
-		if rc.Seq == 0 || rc.Duplicate {
-			continue
-		}
 		topic := evs[i].Topic
 		m := s.marks[topic]
-		if m == nil {
+		if rc.Seq == 0 || m == nil {
 			continue
 		}
-		if rc.Seq <= m.high && (out.regressed == "" || out.regressed == topic && rc.Seq <= out.regressedTo) {
+		// A copy lies where its first lies, which may be a sequence that a leader
+		// before us did not live to record.
+		if !rc.Duplicate && rc.Seq <= m.high && (out.regressed == "" || out.regressed == topic && rc.Seq <= out.regressedTo) {
 			out.regressed, out.regressedTo = topic, rc.Seq-1
 		}
 		highs[topic] = max(highs[topic], rc.Seq)
@@ -82,6 +91,10 @@ func (r *Relay) checkStreams(ctx context.Context, s *state) error {
 func (r *Relay) checkStream(ctx context.Context, s *state, topic string, intact uint64) error {
 	m := s.marks[topic]
 	st, err := r.streamState(ctx, topic)
+	if errors.Is(err, events.ErrNoTopic) {
+		m.gone = true // which concerns the events of this topic, if there are any more
+		return nil
+	}
 	if err != nil {
 		return err
 	}

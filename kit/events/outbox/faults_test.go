@@ -1,0 +1,117 @@
+package outbox_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/napkin-kit/napkin/internal/natstest"
+	"github.com/napkin-kit/napkin/kit/events"
+	"github.com/napkin-kit/napkin/kit/events/natsevents"
+	"github.com/napkin-kit/napkin/kit/events/outbox"
+	"github.com/napkin-kit/napkin/kit/sqldb"
+)
+
+func idle(t testing.TB, db *sqldb.DB) {
+	t.Helper()
+	eventually(t, "everything is published", func() bool {
+		bl, err := outbox.ReadBacklog(t.Context(), db)
+		return err == nil && bl.Empty()
+	})
+}
+
+// stamped is what the outbox made of a test's event.
+func stamped(key string, n int) events.Event {
+	e := event(key, n)
+	e.Source, e.KeySeq, e.Time = "order", int64(n), time.Now()
+	return e
+}
+
+// A relay dies between publishing and recording it. Its successor's copies are
+// recognised by the broker; their receipts must still count as stored, or a tail
+// that the broker loses afterwards is not missed.
+func TestCopiesThatTheBrokerRecognisesCountAsStored(t *testing.T) {
+	db := migrated(t, sqlite(t))
+	ob, srv := newOutbox(t, db), natstest.Start(t)
+	b, err := natsevents.Connect(t.Context(), srv.Conn(t), &natsevents.Config{Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := b.EnsureTopics(t.Context(), "orders"); err != nil {
+		t.Fatal(err)
+	}
+	cfg := &outbox.RelayConfig{Poll: 10 * time.Millisecond, StreamCheck: 50 * time.Millisecond, CheckpointEvery: time.Millisecond}
+	stop := start(t, db, ob, b, cfg)
+	add(t, db, ob, event("a", 1))
+	idle(t, db)
+	stop()
+	snapshot := srv.Snapshot()
+	for i := 2; i <= 5; i++ {
+		add(t, db, ob, event("a", i))
+		eventually(t, "the relay that died has published", func() bool { return b.Publish(t.Context(), stamped("a", i)) == nil })
+	}
+	start(t, db, ob, b, cfg)
+	idle(t, db)
+	srv.Rollback(snapshot)
+	eventually(t, "what was lost is published again", func() bool {
+		st, err := b.StreamState(t.Context(), "orders")
+		return err == nil && st.LastSeq >= 5
+	})
+}
+
+// A topic whose stream is gone for good, or was never made, holds up its own
+// events only.
+func TestATopicWithoutItsStreamHoldsUpNoOther(t *testing.T) {
+	db := migrated(t, sqlite(t))
+	ob, srv := newOutbox(t, db), natstest.Start(t)
+	connect := func(topics ...string) *natsevents.Broker {
+		b, err := natsevents.Connect(t.Context(), srv.Conn(t), &natsevents.Config{Timeout: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = b.Close() })
+		if err := b.EnsureTopics(t.Context(), topics...); err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	cfg := &outbox.RelayConfig{Poll: 10 * time.Millisecond, StreamCheck: 20 * time.Millisecond, MaxBackoff: 50 * time.Millisecond}
+	to := func(topic string, n int) events.Event {
+		e := event("a", n)
+		e.ID += " of " + topic
+		e.Topic = topic
+		return e
+	}
+	stop := start(t, db, ob, connect("orders", "retired"), cfg)
+	add(t, db, ob, to("orders", 1), to("retired", 1))
+	idle(t, db)
+	stop()
+	if err := natsStreams(t, srv).DeleteStream(t.Context(), "retired"); err != nil {
+		t.Fatal(err)
+	}
+	b := connect("orders") // the next release no longer knows the other topic
+	start(t, db, ob, b, cfg)
+	add(t, db, ob, to("orders", 2), to("never-made", 1), to("retired", 2))
+	eventually(t, "the topic that is well goes on", func() bool {
+		st, err := b.StreamState(t.Context(), "orders")
+		return err == nil && st.LastSeq == 2
+	})
+	add(t, db, ob, to("orders", 3))
+	eventually(t, "and on", func() bool {
+		st, err := b.StreamState(t.Context(), "orders")
+		return err == nil && st.LastSeq == 3
+	})
+	// What it held up is published once the streams are there.
+	connect("never-made", "retired")
+	eventually(t, "the held-up events are published", func() bool {
+		for _, topic := range []string{"never-made", "retired"} {
+			st, err := b.StreamState(context.WithoutCancel(t.Context()), topic)
+			if err != nil || st.LastSeq == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	idle(t, db)
+}
