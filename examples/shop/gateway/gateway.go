@@ -17,6 +17,7 @@ import (
 	"github.com/napkin-kit/napkin/authn"
 	"github.com/napkin-kit/napkin/examples/shop/api/openapi"
 	"github.com/napkin-kit/napkin/kit"
+	"github.com/napkin-kit/napkin/kit/correlation"
 )
 
 // Name is the service's name.
@@ -67,14 +68,14 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) (limit func(http.Han
 		if needsUser {
 			h = authn.RequireUser(&authn.HTTPConfig{OnError: kit.WriteError})(h)
 		}
-		return limitAddress(authenticate(limitPrincipal(withoutToken(h))))
+		return limitAddress(authenticate(limitPrincipal(withoutToken(plain(h)))))
 	}
 
-	images, err := proxyTo(svc, "catalog")
+	images, err := proxyTo(svc, "catalog", cfg.TrustForwardedFor)
 	if err != nil {
 		return nil, err
 	}
-	proxy, err := proxyTo(svc, "auth")
+	proxy, err := proxyTo(svc, "auth", cfg.TrustForwardedFor)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +104,7 @@ func withoutToken(next http.Handler) http.Handler {
 
 // proxyTo passes requests on to a peer's HTTP listener, over mTLS: OpenID Connect to auth, illustrations to
 // catalog.
-func proxyTo(svc *kit.Service, peer string) (http.Handler, error) {
+func proxyTo(svc *kit.Service, peer string, trustForwarded bool) (http.Handler, error) {
 	client, err := svc.HTTPClient(peer, kit.WithoutToken())
 	if err != nil {
 		return nil, err
@@ -114,6 +115,13 @@ func proxyTo(svc *kit.Service, peer string) (http.Handler, error) {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.SetXForwarded()
+			// auth slows down an address that guesses passwords: let it be the client's, not the load balancer's.
+			r.Out.Header.Set("X-Forwarded-For", clientAddress(r.In, trustForwarded))
+		},
+		ModifyResponse: func(r *http.Response) error {
+			r.Header.Del(correlation.RequestIDHeader) // the answer has them already
+			r.Header.Del(correlation.CorrelationIDHeader)
+			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			svc.Logger().WarnContext(r.Context(), "a peer does not answer", "peer", peer, "error", err)

@@ -64,6 +64,9 @@ func (e *orderEvents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold the events back
+	if r.Method == http.MethodHead {
+		return
+	}
 	flush := http.NewResponseController(w)
 	if _, err := io.WriteString(w, "retry: 1000\n\n"); err != nil {
 		return

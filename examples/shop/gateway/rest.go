@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
@@ -37,6 +36,10 @@ var jsonOut = protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: t
 
 // newAPI maps the annotated methods of every service to REST.
 func newAPI(ctx context.Context, svc *kit.Service) (http.Handler, error) {
+	methods, err := newAllowed()
+	if err != nil {
+		return nil, fmt.Errorf("gateway: the API's document: %w", err)
+	}
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, strictJSON{&runtime.JSONPb{MarshalOptions: jsonOut}}),
 		runtime.SetQueryParameterParser(strictQuery{}),
@@ -46,7 +49,7 @@ func newAPI(ctx context.Context, svc *kit.Service) (http.Handler, error) {
 		runtime.WithForwardResponseOption(created),
 		runtime.WithMetadata(nameRoute),
 		runtime.WithErrorHandler(writeError),
-		runtime.WithRoutingErrorHandler(routingError),
+		runtime.WithRoutingErrorHandler(routingError(methods)),
 		runtime.WithDisablePathLengthFallback(),
 	)
 	for _, r := range []register{
@@ -66,37 +69,7 @@ func newAPI(ctx context.Context, svc *kit.Service) (http.Handler, error) {
 			return nil, err
 		}
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ContentLength != 0 && !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
-			kit.WriteError(w, r, problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "send the body as application/json"))
-			return
-		}
-		if p := unspeakable(r); p != nil {
-			kit.WriteError(w, r, p)
-			return
-		}
-		mux.ServeHTTP(w, r)
-	}), nil
-}
-
-// unspeakable finds what gRPC could not carry on: it takes text in UTF-8 and header values in visible ASCII.
-func unspeakable(r *http.Request) *problem.Problem {
-	if !utf8.ValidString(r.URL.Path) {
-		return problem.New(http.StatusBadRequest, "bad_request", "the path is not UTF-8")
-	}
-	for key, values := range r.URL.Query() {
-		for _, v := range append(values, key) {
-			if !utf8.ValidString(v) {
-				return problem.Invalid(problem.Field{Field: strings.ToValidUTF8(key, "?"), Message: "is not UTF-8"})
-			}
-		}
-	}
-	for _, c := range []byte(r.Header.Get("Idempotency-Key")) {
-		if c < ' ' || c > '~' {
-			return problem.Invalid(problem.Field{Field: "Idempotency-Key", Message: "takes visible ASCII characters only"})
-		}
-	}
-	return nil
+	return headAsGet(mux), nil
 }
 
 // incomingHeader names the request headers that go on as metadata. Correlation and trace headers travel
@@ -159,14 +132,19 @@ func writeError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w h
 	kit.WriteError(w, r, err)
 }
 
-func routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
-	switch code {
-	case http.StatusNotFound:
-		kit.WriteError(w, r, problem.New(code, "no_such_path", "there is no such path; /openapi.json lists those there are"))
-	case http.StatusMethodNotAllowed:
-		kit.WriteError(w, r, problem.New(code, "method_not_allowed", r.Method+" is not allowed here; /openapi.json says what is"))
-	default:
-		kit.WriteError(w, r, problem.New(code, "bad_request", "the path is malformed"))
+func routingError(methods *allowed) runtime.RoutingErrorHandlerFunc {
+	return func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
+		switch code {
+		case http.StatusNotFound:
+			kit.WriteError(w, r, problem.New(code, "no_such_path", "there is no such path; /openapi.json lists those there are"))
+		case http.StatusMethodNotAllowed:
+			if allow := methods.of(r); allow != "" {
+				w.Header().Set("Allow", allow)
+			}
+			kit.WriteError(w, r, problem.New(code, "method_not_allowed", r.Method+" is not allowed here; /openapi.json says what is"))
+		default:
+			kit.WriteError(w, r, problem.New(code, "bad_request", "the path is malformed"))
+		}
 	}
 }
 

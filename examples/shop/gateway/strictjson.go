@@ -6,6 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -38,39 +42,58 @@ func (s strictJSON) NewDecoder(r io.Reader) runtime.Decoder {
 // decodeField decodes a body that is bound to one field (`body: "preferences"`), for which generated code
 // passes a pointer to the field.
 func (s strictJSON) decodeField(raw []byte, v any) error {
-	if err := (&runtime.JSONPb{UnmarshalOptions: protojson.UnmarshalOptions{}}).NewDecoder(bytes.NewReader(raw)).Decode(v); err != nil {
-		return describe(err, raw, nil)
+	field := reflect.ValueOf(v)
+	if field.Kind() != reflect.Pointer || field.Elem().Kind() != reflect.Pointer {
+		return fmt.Errorf("gateway: a body is bound to %T, not to a message", v)
 	}
+	fresh := reflect.New(field.Elem().Type().Elem())
+	m, ok := fresh.Interface().(proto.Message)
+	if !ok {
+		return fmt.Errorf("gateway: a body is bound to %T, not to a message", v)
+	}
+	if err := decodeStrict(raw, m); err != nil {
+		return err
+	}
+	field.Elem().Set(fresh)
 	return nil
 }
 
+// decodeStrict checks first what Protobuf's decoder would let pass, numbers in quotes and names in camel
+// case, and leaves to it what is left: texts, fields that are there twice, forms of times.
 func decodeStrict(raw []byte, m proto.Message) error {
+	value, err := parse(raw)
+	if err != nil {
+		return err
+	}
+	if path, what := findFault(value, m.ProtoReflect().Descriptor(), ""); path != "" {
+		return fmt.Errorf("%s%s: %s", bodyError, path, what)
+	}
 	if err := protojson.Unmarshal(raw, m); err != nil {
-		return describe(err, raw, m.ProtoReflect().Descriptor())
+		text := err.Error()
+		if _, after, ok := strings.Cut(text, "): "); ok {
+			text = after
+		}
+		return errors.New(bodyError + "$: " + text)
 	}
 	return nil
 }
 
-func describe(err error, raw []byte, d protoreflect.MessageDescriptor) error {
-	var any any
+func parse(raw []byte) (value any, err error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	if jsonErr := dec.Decode(&any); jsonErr != nil {
-		if errors.Is(jsonErr, io.ErrUnexpectedEOF) {
-			return errors.New(bodyError + "$: the JSON ends too early")
+	if err = dec.Decode(&value); err == nil {
+		if _, err = dec.Token(); errors.Is(err, io.EOF) {
+			return value, nil
 		}
-		return fmt.Errorf("%s$: malformed JSON at byte %d", bodyError, dec.InputOffset())
+		return nil, fmt.Errorf("%s$: something follows the JSON at byte %d", bodyError, dec.InputOffset())
 	}
-	if d != nil {
-		if path, what := findFault(any, d, ""); path != "" {
-			return fmt.Errorf("%s%s: %s", bodyError, path, what)
-		}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, errors.New(bodyError + "$: the JSON ends too early")
 	}
-	text := err.Error()
-	if _, after, ok := strings.Cut(text, "): "); ok {
-		text = after
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return nil, fmt.Errorf("%s$: malformed JSON at byte %d", bodyError, syntax.Offset)
 	}
-	return errors.New(bodyError + "$: " + text)
+	return nil, errors.New(bodyError + "$: malformed JSON")
 }
 
 // findFault walks the JSON beside the message's description to the first field that does not fit.
@@ -83,11 +106,9 @@ func findFault(v any, d protoreflect.MessageDescriptor, at string) (path, what s
 	if !ok {
 		return name(at), "must be an object"
 	}
-	for key, value := range object {
+	for _, key := range slices.Sorted(maps.Keys(object)) { // the same fault each time
+		value := object[key]
 		f := d.Fields().ByName(protoreflect.Name(key))
-		if f == nil {
-			f = d.Fields().ByJSONName(key)
-		}
 		here := join(at, key)
 		if f == nil {
 			return here, "unknown field"
@@ -131,7 +152,7 @@ func findScalarFault(v any, f protoreflect.FieldDescriptor, at string) (path, wh
 		if !ok {
 			return at, "must be a whole number"
 		}
-		if i, err := n.Int64(); err != nil || i != int64(int32(i)) {
+		if x, err := n.Float64(); err != nil || x != math.Trunc(x) || x < math.MinInt32 || x > math.MaxInt32 {
 			return at, "must be a whole number of at most 32 bits"
 		}
 	}
@@ -146,7 +167,10 @@ func join(at, key string) string {
 		return r
 	}, key)
 	if len(key) > 80 {
-		key = key[:80]
+		key = strings.ToValidUTF8(key[:80], "")
+	}
+	if key == "" {
+		key = `""`
 	}
 	if at == "" {
 		return key
