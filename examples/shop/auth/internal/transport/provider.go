@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -98,19 +99,47 @@ func (p *Provider) Routes(mux *http.ServeMux) {
 	provider := withFaults(p.login.log, p.op)
 	begin := browsers(p.secure, true, provider)
 	known := browsers(p.secure, false, provider)
-	mux.Handle("GET /oauth/authorize", begin)
-	mux.Handle("POST /oauth/authorize", begin)
-	mux.Handle("GET /oauth/authorize/callback", known)
-	mux.Handle("GET "+LoginPath, browsers(p.secure, false, http.HandlerFunc(p.login.show)))
-	mux.Handle("POST "+LoginPath, browsers(p.secure, false, http.HandlerFunc(p.login.submit)))
-	mux.Handle("POST /oauth/token", noStore(provider))
-	mux.Handle("POST /oauth/revoke", noStore(provider))
-	mux.Handle("GET /oauth/end_session", provider)
-	mux.Handle("POST /oauth/end_session", provider)
-	mux.Handle("GET /oauth/jwks", cached(provider))
-	mux.Handle("GET /oauth/userinfo", noStore(http.HandlerFunc(p.userinfo)))
-	mux.Handle("POST /oauth/userinfo", noStore(http.HandlerFunc(p.userinfo)))
-	mux.Handle("GET "+oidc.DiscoveryEndpoint, cached(http.HandlerFunc(p.discovery)))
+	handle := func(pattern string, h http.Handler) { mux.Handle(pattern, inText(h)) }
+	handle("GET /oauth/authorize", begin)
+	handle("POST /oauth/authorize", begin)
+	handle("GET /oauth/authorize/callback", known)
+	handle("GET "+LoginPath, browsers(p.secure, false, http.HandlerFunc(p.login.show)))
+	handle("POST "+LoginPath, browsers(p.secure, false, http.HandlerFunc(p.login.submit)))
+	handle("POST /oauth/token", noStore(provider))
+	handle("POST /oauth/revoke", noStore(provider))
+	handle("GET /oauth/end_session", provider)
+	handle("POST /oauth/end_session", provider)
+	handle("GET /oauth/jwks", cached(provider))
+	handle("GET /oauth/userinfo", noStore(http.HandlerFunc(p.userinfo)))
+	handle("POST /oauth/userinfo", noStore(http.HandlerFunc(p.userinfo)))
+	handle("GET "+oidc.DiscoveryEndpoint, cached(http.HandlerFunc(p.discovery)))
+}
+
+// inText refuses parameters that are not text, UTF-8 without U+0000: PostgreSQL takes no other, and what a
+// stranger sends must not look like an outage.
+func inText(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fault := ""
+		if err := r.ParseForm(); err != nil {
+			fault = "the parameters cannot be read"
+		}
+		for name, values := range r.Form {
+			for _, v := range append(values, name) {
+				if !utf8.ValidString(v) || strings.ContainsRune(v, 0) {
+					fault = "a parameter is not text in UTF-8"
+				}
+			}
+		}
+		if fault == "" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Type", "application/json")
+		h.Set("Cache-Control", "no-store")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = fmt.Fprintf(w, `{"error":"invalid_request","error_description":%q}`, fault) // the reader may be gone
+	})
 }
 
 // discovery is the library's document without what is not served.

@@ -207,12 +207,13 @@ func (s *storage) KeySet(ctx context.Context) ([]op.Key, error) {
 	return keys, noteFault(ctx, err)
 }
 
-// GetClientByClientID returns a registered client.
+// GetClientByClientID returns a registered client. For any other the error is OAuth's own: where the
+// library does not translate errors of the storage, it would call ours a fault of the server.
 func (s *storage) GetClientByClientID(_ context.Context, id string) (op.Client, error) {
 	if c, ok := s.clients[id]; ok {
 		return c, nil
 	}
-	return nil, domain.ErrNotFound
+	return nil, oidc.ErrInvalidClient().WithParent(domain.ErrNotFound)
 }
 
 // AuthorizeClientIDSecret checks a client's secret.

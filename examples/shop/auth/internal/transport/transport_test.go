@@ -400,6 +400,37 @@ func TestClientCredentials(t *testing.T) {
 	}
 }
 
+// Whatever a stranger sends is his fault, on either database: no parameter gets as far as to look like ours.
+func TestRubbishIsTheCallersFault(t *testing.T) {
+	s := open(t)
+	token := s.issuer + "/oauth/token"
+	for name, tt := range map[string]struct {
+		url    string
+		form   url.Values
+		status int
+	}{
+		"refresh by a client nobody knows":  {token, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {"nobody"}}, 401},
+		"code by a client nobody knows":     {token, url.Values{"grant_type": {"authorization_code"}, "code": {"x"}, "client_id": {"nobody"}}, 400},
+		"end of session of nobody's client": {s.issuer + "/oauth/end_session", url.Values{"client_id": {"nobody"}}, 401},
+		"NUL in a token":                    {token, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x\x00"}, "client_id": {"cli"}}, 400},
+		"no UTF-8 in a state":               {s.issuer + "/oauth/authorize", url.Values{"state": {"\xff"}}, 400},
+		"NUL in an address":                 {s.issuer + transport.LoginPath, url.Values{"email": {"\x00"}}, 400},
+		"NUL in a name":                     {s.issuer + transport.LoginPath + "?%00=1", nil, 400},
+		"a broken escape":                   {s.issuer + transport.LoginPath + "?id=%zz", nil, 400},
+	} {
+		resp, err := http.PostForm(tt.url, tt.form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		var answer struct{ Error string }
+		if err != nil || resp.StatusCode != tt.status || json.Unmarshal(body, &answer) != nil || answer.Error == "" || strings.Contains(string(body), "auth:") {
+			t.Errorf("%s: %s %s, %v", name, resp.Status, body, err)
+		}
+	}
+}
+
 func TestAnOutageIsNotAnInvalidGrant(t *testing.T) {
 	s := open(t)
 	s.register(t, "ann@example.com")
