@@ -105,7 +105,7 @@ func (s *Service) followHealth() (stop func()) {
 		tick := time.NewTicker(healthInterval)
 		defer tick.Stop()
 		was := ""
-		for {
+		for first := true; ; first = false {
 			results, ok := s.checks.run(ctx)
 			if ctx.Err() != nil {
 				return
@@ -115,7 +115,7 @@ func (s *Service) followHealth() (stop func()) {
 				serving = grpc_health_v1.HealthCheckResponse_SERVING
 			}
 			s.health.SetServingStatus("", serving)
-			was = s.logReadiness(ctx, was, results)
+			was = s.logReadiness(ctx, was, results, first)
 			select {
 			case <-ctx.Done():
 				return
@@ -130,17 +130,18 @@ func (s *Service) followHealth() (stop func()) {
 }
 
 // logReadiness writes a line when what is failing changes, and returns what is failing.
-func (s *Service) logReadiness(ctx context.Context, was string, results []CheckResult) string {
+func (s *Service) logReadiness(ctx context.Context, was string, results []CheckResult, first bool) string {
 	now := ""
 	for _, r := range results {
 		if !r.OK {
 			now += r.Name + ": " + r.Error + "; "
 		}
 	}
-	names := func(list string) bool { return list != "" }
 	switch {
 	case now == was:
-	case names(now):
+	case now != "" && first: // workers are starting at this very moment
+		s.log.LogAttrs(ctx, slog.LevelInfo, "not ready yet", slog.String("waiting_for", now))
+	case now != "":
 		s.log.LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("failing", now))
 	default:
 		s.log.LogAttrs(ctx, slog.LevelInfo, "ready again")

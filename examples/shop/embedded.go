@@ -116,7 +116,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		}
 	}
 
-	ids, err := issueIdentities(ctx, env)
+	ids, err := issueIdentities(ctx, env, data)
 	if err != nil {
 		return nil, err
 	}
@@ -157,17 +157,21 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 
 // issueIdentities starts the in-process SPIFFE issuer and connects each service to its own Workload API
 // listener, through the client that would talk to SPIRE.
-func issueIdentities(ctx context.Context, env *environment) (map[string]*workload.Source, error) {
+func issueIdentities(ctx context.Context, env *environment, data *dataDir) (map[string]*workload.Source, error) {
 	issuer, err := devworkload.New(env.domain.Name(), &devworkload.Config{Logger: env.log})
 	if err != nil {
 		return nil, err
 	}
 	env.onClose(issuer.Close)
-	sockets, err := os.MkdirTemp("", "shop-id-") // short: a unix socket's path has about 100 bytes
-	if err != nil {
-		return nil, err
+	// Beside the data, where the next start finds and replaces what a killed one left; a unix socket's path
+	// has about 100 bytes, so a deep directory has its sockets in a temporary one.
+	sockets := data.file("id")
+	if abs, err := filepath.Abs(sockets); err != nil || len(abs) > 50 {
+		if sockets, err = os.MkdirTemp("", "shop-id-"); err != nil {
+			return nil, err
+		}
+		env.onClose(func() error { return os.RemoveAll(sockets) })
 	}
-	env.onClose(func() error { return os.RemoveAll(sockets) })
 	out := map[string]*workload.Source{}
 	for _, s := range services {
 		id, err := spiffeid.FromSegments(env.domain, s.name)

@@ -23,9 +23,9 @@ import (
 	"github.com/napkin-kit/napkin/telemetry"
 )
 
-// devDomain is the trust domain of the in-process issuer. A service that is configured from outside
+// DevDomain is the trust domain of the in-process issuer. A service that is configured from outside
 // refuses it unless it is told that this is a demo.
-const devDomain = "shop.test"
+const DevDomain = "shop.test"
 
 // Variables are the environment variables that services of their own processes read, beside the
 // chassis' NAPKIN_* ones (kit.Variables). Each may be prefixed with a service's name in capitals
@@ -91,7 +91,7 @@ func externalEnvironment(ctx context.Context, chosen []service, getenv func(stri
 		adminURLs:              r.pairs("SHOP_ADMIN_URLS"),
 		formerPersonalDataKeys: r.keys("SHOP_FORMER_PERSONAL_DATA_KEYS"),
 	}
-	if env.domain, err = spiffeid.TrustDomainFromString(r.or("NAPKIN_TRUST_DOMAIN", devDomain)); err != nil {
+	if env.domain, err = spiffeid.TrustDomainFromString(r.or("NAPKIN_TRUST_DOMAIN", DevDomain)); err != nil {
 		r.fault("NAPKIN_TRUST_DOMAIN", err.Error())
 	}
 	for _, s := range chosen {
@@ -110,8 +110,8 @@ func externalEnvironment(ctx context.Context, chosen []service, getenv func(stri
 		}
 	}
 	if !demo {
-		if env.domain.Name() == devDomain {
-			r.fault("NAPKIN_TRUST_DOMAIN", devDomain+" is the in-process issuer's; name your own, or add --demo")
+		if env.domain.Name() == DevDomain {
+			r.fault("NAPKIN_TRUST_DOMAIN", DevDomain+" is the in-process issuer's; name your own, or add --demo")
 		}
 		if strings.HasPrefix(env.providerURL, "http://") {
 			r.fault("SHOP_PROVIDER_URL", "plain HTTP is for the simulator; use https, or add --demo")

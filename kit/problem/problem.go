@@ -222,6 +222,6 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	w.WriteHeader(p.status())
 	if r == nil || r.Method != http.MethodHead {
-		w.Write(body) //nolint:errcheck // the caller is gone; nobody is left to tell
+		w.Write(append(body, '\n')) //nolint:errcheck // the caller is gone; nobody is left to tell
 	}
 }

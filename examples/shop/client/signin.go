@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,6 +60,10 @@ func SignIn(ctx context.Context, base, email, password string, scopes ...string)
 	}
 	verifier, state := oauth2.GenerateVerifier(), oauth2.GenerateVerifier()
 	resp, err := get(ctx, browser, conf.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier)))
+	var urlErr *url.Error
+	if errors.As(err, &urlErr) { // its text is the whole address, challenge and all
+		return nil, fmt.Errorf("no store answers at %s: %w; start it, or name another address", base, urlErr.Err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +87,13 @@ func SignIn(ctx context.Context, base, email, password string, scopes ...string)
 	token, err := conf.Exchange(context.WithValue(ctx, oauth2.HTTPClient, exchange), code, oauth2.VerifierOption(verifier))
 	if err != nil {
 		return nil, fmt.Errorf("exchange the code: %w", err)
+	}
+	if granted, ok := token.Extra("scope").(string); ok {
+		for _, s := range scopes {
+			if !slices.Contains(strings.Fields(granted), s) {
+				return nil, fmt.Errorf("%s was not given the scope %s (only %s)", email, s, granted)
+			}
+		}
 	}
 	source := conf.TokenSource(context.WithValue(context.WithoutCancel(ctx), oauth2.HTTPClient, exchange), token)
 	return &Client{base: base, http: &http.Client{Timeout: 30 * time.Second}, token: source}, nil

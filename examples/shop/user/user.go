@@ -99,9 +99,9 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	consumer.Handle(transport.AuthTopic, transport.RegisteredType, transport.Registered(st, time.Now))
+	consumer.Handle(transport.AuthTopic, transport.RegisteredType, transport.Registered(st, now))
 
-	userv1.RegisterUserServiceServer(svc, transport.NewServer(domain.NewProfiles(st, time.Now)))
+	userv1.RegisterUserServiceServer(svc, transport.NewServer(domain.NewProfiles(st, now)))
 	svc.Ready("database", cfg.DB.Ping)
 	svc.Go("outbox relay", relay.Run)
 	svc.Go("registrations", consumer.Run)
@@ -110,6 +110,9 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	return nil
 }
+
+// now is as fine as the database keeps it, so that what is answered is what is read later.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
 // reseal moves personal data to the current key, once.
 func reseal(ctx context.Context, svc *kit.Service, st *store.Store) error {

@@ -35,7 +35,7 @@ DROP TABLE orders;
 	fmt.Println(migrate.Up(ctx, db, "order", files))
 	fmt.Println(migrate.Check(ctx, db, "order", files))
 	// Output:
-	// migrate: the database lacks a migration; apply it with `napkin migrate up` (set order, file 00001_orders.sql)
+	// migrate: the database lacks a migration; apply it with migrate.Up or your own migration tool (set order, file 00001_orders.sql)
 	// <nil>
 	// <nil>
 }

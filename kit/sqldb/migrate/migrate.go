@@ -36,7 +36,7 @@ import (
 var ErrChanged = errors.New("migrate: an applied migration was changed; restore its text and add a new file")
 
 // ErrPending says that migrations have not been applied.
-var ErrPending = errors.New("migrate: the database lacks a migration; apply it with `napkin migrate up`")
+var ErrPending = errors.New("migrate: the database lacks a migration; apply it with migrate.Up or your own migration tool")
 
 // State is one migration and whether the database has it.
 type State struct {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -18,7 +19,7 @@ type checkCmd struct {
 	MessagesURL string        `help:"The sink, where it runs in a process of its own."`
 }
 
-// Run exits non-zero on a breach, and where something is still under way at the end of the wait.
+// Run exits non-zero on a breach once nothing is under way, and where something still is at the end of the wait.
 func (c *checkCmd) Run(ctx context.Context) error {
 	r, err := shop.Check(ctx, shop.CheckOptions{
 		Data: c.Data, External: c.External, Wait: c.Wait,
@@ -29,10 +30,14 @@ func (c *checkCmd) Run(ctx context.Context) error {
 	}
 	r.Print(os.Stdout)
 	switch {
-	case r.Breaches() > 0:
-		return fmt.Errorf("%d breaches", r.Breaches())
-	case c.Wait > 0 && !r.Quiescent():
+	case !r.Quiescent() && c.Wait > 0:
 		return fmt.Errorf("still under way after %s", c.Wait)
+	case !r.Quiescent():
+		fmt.Println("what is breached may only be late: --wait 30s waits until nothing is under way")
+	case r.Breaches() == 1:
+		return errors.New("1 breach")
+	case r.Breaches() > 1:
+		return fmt.Errorf("%d breaches", r.Breaches())
 	}
 	return nil
 }

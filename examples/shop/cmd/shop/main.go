@@ -158,7 +158,7 @@ type tokenCmd struct {
 	User     string   `default:"demo@shop.test" help:"E-mail of the account."`
 	Password string   `env:"SHOP_PASSWORD" help:"Its password; left out, the demo account's."`
 	URL      string   `default:"http://localhost:8080" help:"The store."`
-	Scope    []string `help:"Scopes to ask for. Defaults to a customer's; an operator adds shop:admin."`
+	Scope    []string `help:"Scopes to ask for beside a customer's, such as shop:admin for an operator."`
 }
 
 func (c *tokenCmd) Run(ctx context.Context) error {
@@ -173,10 +173,7 @@ func (c *tokenCmd) Run(ctx context.Context) error {
 	if password == "" {
 		return fmt.Errorf("no password for %s: give --password or SHOP_PASSWORD", c.User)
 	}
-	scopes := client.CustomerScopes
-	if len(c.Scope) > 0 {
-		scopes = append([]string{"openid"}, c.Scope...)
-	}
+	scopes := append(append([]string(nil), client.CustomerScopes...), c.Scope...)
 	signed, err := client.SignIn(ctx, c.URL, c.User, password, scopes...)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ import (
 // issuerCmd is the development stand-in for SPIRE where services run in processes of their own.
 type issuerCmd struct {
 	Domain  string        `default:"shop.test" help:"Trust domain."`
-	Sockets string        `required:"" help:"Directory for the sockets; keep its path short. A service's is unix://DIR/NAME.sock, as printed."`
+	Sockets string        `required:"" help:"Directory for the sockets; keep its path short. A line NAME=ADDRESS is printed for each service."`
 	Data    string        `help:"Directory that keeps the authority across restarts."`
 	TTL     time.Duration `default:"1h" help:"How long an identity is valid; half of it is the rotation."`
 }
@@ -65,7 +65,7 @@ func (c *providerCmd) Run(ctx context.Context) error {
 		return err
 	}
 	defer db.Close()
-	sim, err := provider.New(ctx, provider.Config{DB: db, Key: c.Key})
+	sim, err := provider.New(ctx, provider.Config{DB: db, Key: c.Key, Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil))})
 	if err != nil {
 		return err
 	}
@@ -132,6 +132,9 @@ func (envCmd) Run() error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "VARIABLE\tACCEPTS\tDEFAULT")
 	for _, v := range append(append([]kit.Variable(nil), shop.Variables...), kit.Variables()...) {
+		if v.Name == "NAPKIN_TRUST_DOMAIN" {
+			v.Default = shop.DevDomain
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Name, v.Accepts, v.Default)
 	}
 	fmt.Fprintln(w, "OTEL_*\tas OpenTelemetry specifies\t")

@@ -949,14 +949,15 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\timage_url\x18\a \x01(\tR\bimageUrl\x129\n" +
 	"\n" +
 	"updated_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1a\n" +
-	"\brevision\x18\t \x01(\x05R\brevision\"\xc6\x02\n" +
+	"\brevision\x18\t \x01(\x05R\brevision\"\xbc\x03\n" +
 	"\x13ListProductsRequest\x12\x16\n" +
 	"\x01q\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x01q\x12#\n" +
 	"\bcategory\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18<R\bcategory\x12$\n" +
 	"\tmin_price\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bminPrice\x12$\n" +
 	"\tmax_price\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bmaxPrice\x12\x19\n" +
-	"\bin_stock\x18\x05 \x01(\bR\ainStock\x12:\n" +
-	"\x04sort\x18\x06 \x01(\tB&\xbaH#r!R\x00R\x04nameR\x05priceR\x06-priceR\b-updatedR\x04sort\x12&\n" +
+	"\bin_stock\x18\x05 \x01(\bR\ainStock\x12\xaf\x01\n" +
+	"\x04sort\x18\x06 \x01(\tB\x9a\x01\xbaH\x96\x01\xba\x01\x92\x01\n" +
+	"\fproduct.sort\x12Mmust be name, price, -price or -updated; left out, the best match comes first\x1a3this in ['', 'name', 'price', '-price', '-updated']R\x04sort\x12&\n" +
 	"\tpage_size\x18\a \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"\xba\x01\n" +

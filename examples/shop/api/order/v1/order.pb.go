@@ -104,8 +104,10 @@ type Order struct {
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
 	Discount      *v1.Money              `protobuf:"bytes,8,opt,name=discount,proto3" json:"discount,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The customer asked for it back: it becomes cancelled, or refunded where it was paid already.
+	CancelRequested bool `protobuf:"varint,9,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Order) Reset() {
@@ -192,6 +194,13 @@ func (x *Order) GetDiscount() *v1.Money {
 		return x.Discount
 	}
 	return nil
+}
+
+func (x *Order) GetCancelRequested() bool {
+	if x != nil {
+		return x.CancelRequested
+	}
+	return false
 }
 
 type CreateOrderRequest struct {
@@ -1161,7 +1170,7 @@ const file_order_v1_order_proto_rawDesc = "" +
 	"\bquantity\x18\x02 \x01(\x05R\bquantity\x124\n" +
 	"\n" +
 	"unit_price\x18\x03 \x01(\v2\x15.shop.common.v1.MoneyR\tunitPrice\x12\x12\n" +
-	"\x04name\x18\x04 \x01(\tR\x04name\"\xdc\x02\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"\x87\x03\n" +
 	"\x05Order\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12.\n" +
@@ -1172,7 +1181,8 @@ const file_order_v1_order_proto_rawDesc = "" +
 	"created_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
 	"updated_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x121\n" +
-	"\bdiscount\x18\b \x01(\v2\x15.shop.common.v1.MoneyR\bdiscount\"\x81\x01\n" +
+	"\bdiscount\x18\b \x01(\v2\x15.shop.common.v1.MoneyR\bdiscount\x12)\n" +
+	"\x10cancel_requested\x18\t \x01(\bR\x0fcancelRequested\"\x81\x01\n" +
 	"\x12CreateOrderRequest\x125\n" +
 	"\x11payment_method_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x0fpaymentMethodId\x124\n" +
 	"\x05items\x18\x02 \x03(\v2\x14.shop.common.v1.LineB\b\xbaH\x05\x92\x01\x02\x10dR\x05items\"A\n" +

@@ -371,13 +371,15 @@ const file_payment_v1_payment_proto_rawDesc = "" +
 	"\rPaymentMethod\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05brand\x18\x02 \x01(\tR\x05brand\x12\x14\n" +
-	"\x05last4\x18\x03 \x01(\tR\x05last4\"\xd1\x01\n" +
-	"\x1aCreatePaymentMethodRequest\x129\n" +
-	"\vcard_number\x18\x01 \x01(\tB\x18\xbaH\x12r\x102\x0e^[0-9]{12,19}$\x80\x01\x01R\n" +
+	"\x05last4\x18\x03 \x01(\tR\x05last4\"\xcb\x02\n" +
+	"\x1aCreatePaymentMethodRequest\x12\x80\x01\n" +
+	"\vcard_number\x18\x01 \x01(\tB_\xbaHY\xba\x01V\n" +
+	"\vcard.number\x12'must be 12 to 19 digits, without spaces\x1a\x1ethis.matches('^[0-9]{12,19}$')\x80\x01\x01R\n" +
 	"cardNumber\x12&\n" +
 	"\texp_month\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\f(\x01R\bexpMonth\x12&\n" +
-	"\bexp_year\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xb4\x10(\xd0\x0fR\aexpYear\x12(\n" +
-	"\x03cvc\x18\x04 \x01(\tB\x16\xbaH\x10r\x0e2\f^[0-9]{3,4}$\x80\x01\x01R\x03cvc\"d\n" +
+	"\bexp_year\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xb4\x10(\xd0\x0fR\aexpYear\x12Z\n" +
+	"\x03cvc\x18\x04 \x01(\tBH\xbaHB\xba\x01?\n" +
+	"\bcard.cvc\x12\x15must be 3 or 4 digits\x1a\x1cthis.matches('^[0-9]{3,4}$')\x80\x01\x01R\x03cvc\"d\n" +
 	"\x1bCreatePaymentMethodResponse\x12E\n" +
 	"\x0epayment_method\x18\x01 \x01(\v2\x1e.shop.payment.v1.PaymentMethodR\rpaymentMethod\"\x1b\n" +
 	"\x19ListPaymentMethodsRequest\"e\n" +

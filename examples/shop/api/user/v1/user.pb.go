@@ -628,10 +628,12 @@ const file_user_v1_user_proto_rawDesc = "" +
 	"\x04push\x18\x03 \x01(\bR\x04push\"\x0e\n" +
 	"\fGetMeRequest\"@\n" +
 	"\rGetMeResponse\x12/\n" +
-	"\aprofile\x18\x01 \x01(\v2\x15.shop.user.v1.ProfileR\aprofile\"\xb8\x01\n" +
+	"\aprofile\x18\x01 \x01(\v2\x15.shop.user.v1.ProfileR\aprofile\"\x95\x02\n" +
 	"\x0fUpdateMeRequest\x12\"\n" +
-	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dH\x00R\x04name\x88\x01\x01\x129\n" +
-	"\x05phone\x18\x02 \x01(\tB\x1e\xbaH\x1br\x192\x17^(\\+[1-9][0-9]{6,14})?$H\x01R\x05phone\x88\x01\x01\x12'\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dH\x00R\x04name\x88\x01\x01\x12\x95\x01\n" +
+	"\x05phone\x18\x02 \x01(\tBz\xbaHw\xba\x01t\n" +
+	"\n" +
+	"phone.e164\x12<must be in international form, such as +4930123456, or empty\x1a(this.matches('^([+][1-9][0-9]{6,14})?$')H\x01R\x05phone\x88\x01\x01\x12'\n" +
 	"\aaddress\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03H\x02R\aaddress\x88\x01\x01B\a\n" +
 	"\x05_nameB\b\n" +
 	"\x06_phoneB\n" +

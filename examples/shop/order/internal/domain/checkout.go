@@ -203,8 +203,15 @@ func (s Sagas) CancelOrder(ctx context.Context, tx sqldb.Tx, checkouts Canceller
 		return Order{}, ErrNotFound // and the transaction rolls the cancellation back
 	}
 	switch {
+	case o.Status == Pending:
+		// Under way; the saga brings the outcome, and the customer sees that it was asked for.
+		first, err := o.RequestCancel(s.Now())
+		if err != nil || !first {
+			return o, err
+		}
+		return o, orders.Save(ctx, o, HappenedNothing)
 	case result != saga.CancelEndedCompleted && result != saga.CancelEndedCompensated:
-		return o, nil // under way; the saga brings the outcome
+		return o, nil // it ended in this very transaction: nothing was owed
 	case o.Status == Failed:
 		return Order{}, ErrNotCancellable
 	case o.Status == Confirmed && !o.Refunding:

@@ -59,6 +59,9 @@ type Order struct {
 	FromCart bool
 	// Refunding says that the money is on its way back.
 	Refunding bool
+	// CancelRequested says that the customer wants it back, and that how far that
+	// goes is being worked out.
+	CancelRequested bool
 	// Revision grows with each change.
 	Revision             int64
 	CreatedAt, UpdatedAt time.Time
@@ -101,6 +104,19 @@ func (o *Order) Cancel(reason string, now time.Time) error {
 	return o.change(Pending, Cancelled, now)
 }
 
+// RequestCancel records that the customer wants the order back. first is false
+// where that was known.
+func (o *Order) RequestCancel(now time.Time) (first bool, err error) {
+	if o.CancelRequested {
+		return false, nil
+	}
+	if err := o.change(o.Status, o.Status, now); err != nil {
+		return false, err
+	}
+	o.CancelRequested = true
+	return true, nil
+}
+
 // BeginRefund records that the money is on its way back. first is false where
 // that was known.
 func (o *Order) BeginRefund(now time.Time) (first bool, err error) {
@@ -110,7 +126,7 @@ func (o *Order) BeginRefund(now time.Time) (first bool, err error) {
 	if err := o.change(Confirmed, Confirmed, now); err != nil {
 		return false, err
 	}
-	o.Refunding = true
+	o.Refunding, o.CancelRequested = true, true
 	return true, nil
 }
 

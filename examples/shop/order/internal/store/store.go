@@ -55,13 +55,13 @@ type orders struct {
 	tx sqldb.Tx
 }
 
-const columns = `id, user_id, method_id, status, items, total, discount, currency, failure_reason, from_cart, refunding, revision, created_at, updated_at`
+const columns = `id, user_id, method_id, status, items, total, discount, currency, failure_reason, from_cart, refunding, cancel_requested, revision, created_at, updated_at`
 
 func scan(row interface{ Scan(...any) error }) (o domain.Order, err error) {
 	var status, items string
 	var created, updated int64
 	err = row.Scan(&o.ID, &o.UserID, &o.MethodID, &status, &items, &o.Total, &o.Discount, &o.Currency,
-		&o.FailureReason, &o.FromCart, &o.Refunding, &o.Revision, &created, &updated)
+		&o.FailureReason, &o.FromCart, &o.Refunding, &o.CancelRequested, &o.Revision, &created, &updated)
 	if err != nil {
 		return o, err
 	}
@@ -77,9 +77,9 @@ func (s orders) Insert(ctx context.Context, o domain.Order) error {
 	if err != nil {
 		return fmt.Errorf("order: insert: %w", err)
 	}
-	_, err = s.tx.ExecContext(ctx, `INSERT INTO orders (`+columns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+	_, err = s.tx.ExecContext(ctx, `INSERT INTO orders (`+columns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
 		o.ID, o.UserID, o.MethodID, string(o.Status), string(items), o.Total, o.Discount, o.Currency,
-		o.FailureReason, o.FromCart, o.Refunding, o.Revision, sqldb.Micros(o.CreatedAt), sqldb.Micros(o.UpdatedAt))
+		o.FailureReason, o.FromCart, o.Refunding, o.CancelRequested, o.Revision, sqldb.Micros(o.CreatedAt), sqldb.Micros(o.UpdatedAt))
 	if err != nil {
 		return fmt.Errorf("order: insert: %w", err)
 	}
@@ -91,8 +91,8 @@ func (s orders) Lock(ctx context.Context, id string) (domain.Order, error) {
 }
 
 func (s orders) Save(ctx context.Context, o domain.Order, what domain.Happening) error {
-	_, err := s.tx.ExecContext(ctx, `UPDATE orders SET status = $2, failure_reason = $3, refunding = $4, revision = $5, updated_at = $6 WHERE id = $1`,
-		o.ID, string(o.Status), o.FailureReason, o.Refunding, o.Revision, sqldb.Micros(o.UpdatedAt))
+	_, err := s.tx.ExecContext(ctx, `UPDATE orders SET status = $2, failure_reason = $3, refunding = $4, cancel_requested = $5, revision = $6, updated_at = $7 WHERE id = $1`,
+		o.ID, string(o.Status), o.FailureReason, o.Refunding, o.CancelRequested, o.Revision, sqldb.Micros(o.UpdatedAt))
 	if err != nil {
 		return fmt.Errorf("order: save: %w", err)
 	}

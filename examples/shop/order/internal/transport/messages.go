@@ -155,6 +155,7 @@ func message(o domain.Order) *orderv1.Order {
 	out := &orderv1.Order{
 		Id: o.ID, Status: string(o.Status), Total: money(o.Total, o.Currency), Discount: money(o.Discount, o.Currency),
 		FailureReason: o.FailureReason, CreatedAt: timestamppb.New(o.CreatedAt), UpdatedAt: timestamppb.New(o.UpdatedAt),
+		CancelRequested: o.CancelRequested,
 	}
 	for _, it := range o.Items {
 		out.Items = append(out.Items, &orderv1.OrderItem{

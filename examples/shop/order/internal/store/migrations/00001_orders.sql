@@ -11,6 +11,7 @@ CREATE TABLE orders (
     failure_reason TEXT    NOT NULL,
     from_cart      BOOLEAN NOT NULL,
     refunding      BOOLEAN NOT NULL,
+    cancel_requested BOOLEAN NOT NULL,
     revision       BIGINT  NOT NULL,
     created_at     BIGINT  NOT NULL,
     updated_at     BIGINT  NOT NULL
