@@ -200,18 +200,9 @@ func (n *Node) Claim(ctx context.Context, names []string, limit int) ([]Lease, e
 		if len(taken) == limit {
 			break
 		}
-		// One statement each: a short row lock, and a loser just goes on.
-		_, err := n.db.Write.ExecContext(ctx, `INSERT INTO napkin_leases (grp, name, node, epoch) VALUES ($1, $2, '', 0) ON CONFLICT DO NOTHING`,
-			n.cfg.Group, f)
-		if err != nil {
-			return taken, fmt.Errorf("lease: claim %s: %w", f, err)
-		}
+		// One transaction each: a short row lock, and a loser just goes on.
 		l := Lease{Name: f, node: n}
-		err = n.db.Write.QueryRowContext(ctx, `UPDATE napkin_leases SET node = $1, epoch = epoch + 1
-WHERE grp = $2 AND name = $3 AND node <> $1
-AND (node = '' OR NOT EXISTS (SELECT 1 FROM napkin_nodes n WHERE n.node = napkin_leases.node))
-AND EXISTS (SELECT 1 FROM napkin_nodes n WHERE n.node = $1)
-RETURNING epoch`, n.id, n.cfg.Group, f).Scan(&l.Epoch)
+		err := sqldb.InTx(ctx, n.db, func(ctx context.Context, tx *sql.Tx) error { return n.claim(ctx, tx, &l) })
 		if errors.Is(err, sql.ErrNoRows) {
 			continue
 		}
@@ -221,6 +212,28 @@ RETURNING epoch`, n.id, n.cfg.Group, f).Scan(&l.Epoch)
 		taken = append(taken, l)
 	}
 	return taken, nil
+}
+
+// claim takes one lease, or returns sql.ErrNoRows where another is faster.
+func (n *Node) claim(ctx context.Context, tx *sql.Tx, l *Lease) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO napkin_leases (grp, name, node, epoch) VALUES ($1, $2, '', 0) ON CONFLICT DO NOTHING`,
+		n.cfg.Group, l.Name)
+	if err != nil {
+		return err
+	}
+	// The row first, in a statement of its own. An UPDATE that waits for the row
+	// sees its new holder, but looks for that holder among the nodes as of before
+	// it waited, where one that has joined since is missing.
+	var holder string
+	if err := tx.QueryRowContext(ctx, `SELECT node FROM napkin_leases WHERE grp = $1 AND name = $2`+n.db.Dialect.ForUpdate(),
+		n.cfg.Group, l.Name).Scan(&holder); err != nil {
+		return err
+	}
+	return tx.QueryRowContext(ctx, `UPDATE napkin_leases SET node = $1, epoch = epoch + 1
+WHERE grp = $2 AND name = $3 AND node <> $1
+AND (node = '' OR NOT EXISTS (SELECT 1 FROM napkin_nodes n WHERE n.node = napkin_leases.node))
+AND EXISTS (SELECT 1 FROM napkin_nodes n WHERE n.node = $1)
+RETURNING epoch`, n.id, n.cfg.Group, l.Name).Scan(&l.Epoch)
 }
 
 // free returns those of names that seem to have no living holder.

@@ -312,3 +312,50 @@ func TestRunReturnsItsWorksError(t *testing.T) {
 		}
 	})
 }
+
+// A claim that waits for the lease's row must not judge the row's new holder by
+// what it saw before it waited: that holder may have joined since.
+func TestAClaimThatWaitedDoesNotTakeFromTheLiving(t *testing.T) {
+	db := pgtest.DB(t)
+	up(t, db)
+	ctx := t.Context()
+	first := join(t, db, lease.Config{Group: "g"})
+	claim(t, first, []string{"a"}, 1, 1)
+	if err := first.Leave(ctx); err != nil {
+		t.Fatal(err)
+	}
+	late := join(t, db, lease.Config{Group: "g"})
+	tx, err := db.Write.BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }() // a no-op after the commit
+	if _, err := tx.ExecContext(ctx, `SELECT 1 FROM napkin_leases FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan int, 1)
+	go func() {
+		got, err := late.Claim(ctx, []string{"a"}, 1)
+		if err != nil {
+			t.Error(err)
+		}
+		taken <- len(got)
+	}()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for waits := 0; waits == 0; <-tick.C {
+		if err := db.Read.QueryRowContext(ctx, `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	faster := join(t, db, lease.Config{Group: "g"})
+	if _, err := tx.ExecContext(ctx, `UPDATE napkin_leases SET node = $1, epoch = epoch + 1`, faster.ID()); err != nil { // its claim
+		t.Fatal(err)
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-taken; n != 0 {
+		t.Error("the lease was taken from a living node")
+	}
+}
