@@ -58,13 +58,13 @@ func IsUnique(err error) bool {
 // IsRetryable reports whether err proves that the database rolled the
 // transaction back for a reason that may be gone the next time: a
 // serialization failure, a deadlock, a lock that was not available in time, a
-// busy SQLite file. The whole transaction may then be run again.
+// process that was silent for too long, a busy SQLite file. The whole transaction may then be run again.
 //
 // A lost connection is not retryable in this sense, because its transaction
 // may have committed: see [IsUnavailable].
 func IsRetryable(err error) bool {
 	switch SQLState(err) {
-	case "40001", "40P01", "55P03":
+	case "40001", "40P01", "55P03", "25P03", "25P04":
 		return true
 	}
 	code, ok := sqliteResult(err)

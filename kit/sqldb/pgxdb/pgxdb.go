@@ -30,6 +30,11 @@ type Config struct {
 	// ConnectTimeout bounds the making of a connection where the URL does not
 	// say connect_timeout. Defaults to 5 s.
 	ConnectTimeout time.Duration
+	// IdleInTransaction ends a transaction whose process has gone silent inside
+	// it (stopped, or cut off from the server), so that its locks do not outlive
+	// its leases; its next statement fails, see sqldb.IsRetryable. Rounded to
+	// milliseconds. Defaults to 1 min.
+	IdleInTransaction time.Duration
 }
 
 // Open opens the database that url names (a PostgreSQL URL or keyword string)
@@ -46,6 +51,11 @@ func Open(ctx context.Context, url string, cfg *Config) (*sqldb.DB, error) {
 		return nil, fmt.Errorf("pgxdb: MaxConnLifetime %v: must not be negative", c.MaxConnLifetime)
 	case c.ConnectTimeout < 0:
 		return nil, fmt.Errorf("pgxdb: ConnectTimeout %v: must not be negative", c.ConnectTimeout)
+	case c.IdleInTransaction < 0:
+		return nil, fmt.Errorf("pgxdb: IdleInTransaction %v: must not be negative", c.IdleInTransaction)
+	}
+	if c.IdleInTransaction == 0 {
+		c.IdleInTransaction = time.Minute
 	}
 	if c.MaxConns == 0 {
 		c.MaxConns = max(8, 4*runtime.NumCPU())
@@ -56,6 +66,7 @@ func Open(ctx context.Context, url string, cfg *Config) (*sqldb.DB, error) {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 5 * time.Second
 	}
+	idle := fmt.Sprintf("SET idle_in_transaction_session_timeout = %d", max(1, c.IdleInTransaction.Milliseconds()))
 	pc, err := pgx.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("pgxdb: the database URL does not parse: %w", err) // pgx masks the password
@@ -63,7 +74,11 @@ func Open(ctx context.Context, url string, cfg *Config) (*sqldb.DB, error) {
 	if pc.ConnectTimeout == 0 {
 		pc.ConnectTimeout = c.ConnectTimeout
 	}
-	pool := stdlib.OpenDB(*pc)
+	// A statement, since poolers refuse start-up parameters that they do not know.
+	pool := stdlib.OpenDB(*pc, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, idle)
+		return err
+	}))
 	pool.SetMaxOpenConns(c.MaxConns)
 	pool.SetMaxIdleConns(c.MaxConns)
 	pool.SetConnMaxLifetime(c.MaxConnLifetime)

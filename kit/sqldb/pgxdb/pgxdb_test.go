@@ -1,6 +1,7 @@
 package pgxdb_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/napkin-kit/napkin/internal/pgtest"
+	"github.com/napkin-kit/napkin/kit/sqldb"
 	"github.com/napkin-kit/napkin/kit/sqldb/pgxdb"
 )
 
@@ -18,6 +20,7 @@ func TestConfigNamesTheField(t *testing.T) {
 		"MaxConns -1":          {MaxConns: -1},
 		"MaxConnLifetime -1ns": {MaxConnLifetime: -1},
 		"ConnectTimeout -1ns":  {ConnectTimeout: -1},
+		"IdleInTransaction -1": {IdleInTransaction: -1},
 	} {
 		if _, err := pgxdb.Open(t.Context(), "postgres://x", &cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s in it", err, want)
@@ -49,5 +52,34 @@ func TestOpenBoundsThePool(t *testing.T) {
 	defer db.Close()
 	if n := db.Write.Stats().MaxOpenConnections; n != 3 || db.Read != db.Write {
 		t.Errorf("%d connections, one pool %v", n, db.Read == db.Write)
+	}
+}
+
+// A process that is stopped inside a transaction must not keep its locks.
+func TestASilentTransactionIsEnded(t *testing.T) {
+	ctx := t.Context()
+	db, err := pgxdb.Open(ctx, pgtest.URL(t), &pgxdb.Config{IdleInTransaction: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Write.ExecContext(ctx, `CREATE TABLE x (id int PRIMARY KEY)`); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := db.Write.BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Rollback() }() // the server has done it
+	if _, err := silent.ExecContext(ctx, `INSERT INTO x VALUES (1)`); err != nil {
+		t.Fatal(err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if _, err := db.Write.ExecContext(waiting, `INSERT INTO x VALUES (1)`); err != nil {
+		t.Fatalf("the lock outlived its holder: %v", err)
+	}
+	if _, err := silent.ExecContext(ctx, `INSERT INTO x VALUES (2)`); !sqldb.IsRetryable(err) && !sqldb.IsUnavailable(err) {
+		t.Errorf("the next statement: %v", err)
 	}
 }
