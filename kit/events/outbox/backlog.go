@@ -94,12 +94,20 @@ var ErrNotStalled = errors.New("outbox: no event with this id was refused")
 // DiscardStalled gives up a refused event for good: it is never published, and
 // the events behind it go on. It is an operator's act.
 func DiscardStalled(ctx context.Context, db *sqldb.DB, rowID int64) error {
-	res, err := db.Write.ExecContext(ctx, `DELETE FROM napkin_outbox_stalled WHERE id = $1 AND attempts > 0`, rowID)
+	err := sqldb.InTx(ctx, db, func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `DELETE FROM napkin_outbox_stalled WHERE id = $1 AND attempts > 0`, rowID)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(ErrNotStalled, err)
+		}
+		// The event too, or a relay that goes back would find it again.
+		_, err = tx.ExecContext(ctx, `DELETE FROM napkin_outbox WHERE id = $1`, rowID)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("outbox: discard: %w", err)
-	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return errors.Join(ErrNotStalled, err)
 	}
 	return nil
 }

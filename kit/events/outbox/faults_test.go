@@ -2,11 +2,14 @@ package outbox_test
 
 import (
 	"context"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/napkin-kit/napkin/internal/natstest"
 	"github.com/napkin-kit/napkin/kit/events"
+	"github.com/napkin-kit/napkin/kit/events/memevents"
 	"github.com/napkin-kit/napkin/kit/events/natsevents"
 	"github.com/napkin-kit/napkin/kit/events/outbox"
 	"github.com/napkin-kit/napkin/kit/sqldb"
@@ -114,4 +117,38 @@ func TestATopicWithoutItsStreamHoldsUpNoOther(t *testing.T) {
 		return true
 	})
 	idle(t, db)
+}
+
+// What an operator gave up stays given up when the relay goes back.
+func TestADiscardedEventIsNotPublishedAgain(t *testing.T) {
+	both(t, func(t *testing.T, db *sqldb.DB) {
+		ob, b := newOutbox(t, db), memevents.New(nil)
+		var heals atomic.Bool
+		b.Fail(func(e events.Event) error {
+			if e.ID == "bad-1" && !heals.Load() {
+				return events.ErrRejected
+			}
+			return nil
+		})
+		start(t, db, ob, b, &outbox.RelayConfig{Poll: 10 * time.Millisecond, StreamCheck: 20 * time.Millisecond})
+		add(t, db, ob, event("a", 1), event("bad", 1), event("bad", 2))
+		var stalled []outbox.StalledEvent
+		eventually(t, "the refused event is listed", func() bool {
+			var err error
+			stalled, err = outbox.ReadStalled(t.Context(), db, 10)
+			return err == nil && len(stalled) == 2
+		})
+		if err := outbox.DiscardStalled(t.Context(), db, stalled[0].RowID); err != nil {
+			t.Fatal(err)
+		}
+		published(t, b, "a-1", "bad-2")
+		idle(t, db)
+		heals.Store(true)
+		b.Recreate("orders")
+		published(t, b, "a-1", "bad-2")
+		idle(t, db)
+		if slices.Contains(ids(b.Events("orders")), "bad-1") {
+			t.Error("a discarded event was published")
+		}
+	})
 }
