@@ -13,6 +13,7 @@ import (
 
 	"github.com/napkin-kit/napkin/authn"
 	"github.com/napkin-kit/napkin/examples/shop/auth"
+	"github.com/napkin-kit/napkin/examples/shop/gateway"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/sqldb"
@@ -144,42 +145,29 @@ func newVerifier(env *environment) func(*kit.Service) (*authn.Verifier, error) {
 	}
 }
 
-// run runs the services until ctx ends or one fails, which stops them all. The gateway stops first, so
-// that no customer meets a store that is half gone.
+// run runs the services until ctx ends or one of them does. The gateway stops first, so that no customer
+// meets a store that is half gone.
 func run(ctx context.Context, services []wired) error {
 	edge, stopEdge := context.WithCancel(ctx)
 	defer stopEdge()
-	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopRest()
-	var edgeDone, all sync.WaitGroup
-	var mu sync.Mutex
-	var failed error
-	start := func(w wired, ctx context.Context, done *sync.WaitGroup) {
-		done.Add(1)
-		all.Go(func() {
-			defer done.Done()
-			if err := w.svc.Run(ctx); err != nil {
-				mu.Lock()
-				failed = errors.Join(failed, fmt.Errorf("%s: %w", w.name, err))
-				mu.Unlock()
-				stopEdge()
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
+	var front, back errgroup.Group
+	for _, w := range services {
+		group, life := &back, inner
+		if w.name == gateway.Name {
+			group, life = &front, edge
+		}
+		group.Go(func() error {
+			defer stopEdge() // whichever ends, for whatever reason, ends the store
+			if err := w.svc.Run(life); err != nil {
+				return fmt.Errorf("%s: %w", w.name, err)
 			}
-			if ctx.Err() == nil {
-				stopEdge()
-			}
+			return nil
 		})
 	}
-	var others sync.WaitGroup
-	for _, w := range services {
-		if w.name == "gateway" {
-			start(w, edge, &edgeDone)
-		} else {
-			start(w, rest, &others)
-		}
-	}
 	<-edge.Done()
-	edgeDone.Wait()
-	stopRest()
-	all.Wait()
-	return failed
+	err := front.Wait()
+	stopInner()
+	return errors.Join(err, back.Wait())
 }
