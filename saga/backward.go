@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/napkin-kit/napkin/kit/sqldb"
 )
 
 // compensate turns the instance round.
@@ -170,20 +173,25 @@ func (t *turn) end(ctx context.Context, status Status) (bool, error) {
 	if err != nil {
 		return false, &stepFailure{err: err}
 	}
-	err = guard(func() error {
-		switch {
-		case status == StatusCompleted && t.p.onCompleted != nil:
+	var closing func(context.Context) error
+	switch {
+	case status == StatusCompleted && t.p.onCompleted != nil:
+		closing = func(ctx context.Context) error {
 			if t.in.Cancel != nil {
 				ctx = context.WithValue(ctx, cancelledKey{}, t.in.Cancel.Reason)
 			}
 			return t.p.onCompleted(ctx, t.tx, s)
-		case status == StatusCompensated && t.p.onCompensated != nil:
-			return t.p.onCompensated(ctx, t.tx, s, t.in.Cause)
 		}
-		return nil
-	})
-	if err != nil {
-		return false, &stepFailure{err: err}
+	case status == StatusCompensated && t.p.onCompensated != nil:
+		closing = func(ctx context.Context) error { return t.p.onCompensated(ctx, t.tx, s, t.in.Cause) }
+	}
+	if closing != nil {
+		if failed, err := t.close(ctx, closing); err != nil {
+			return false, err
+		} else if failed {
+			t.deferEnd = true
+			return false, nil
+		}
 	}
 	if _, err := t.p.encode(s, t.c.cfg.MaxState); err != nil {
 		return false, &stepFailure{err: &permanent{err}}
@@ -199,6 +207,46 @@ func (t *turn) end(ctx context.Context, status Status) (bool, error) {
 		t.entry(EntryCompensated, "", 0, "")
 		t.tell(ctx, t.c.cfg.Hooks.Compensated, t.info(nil, PhaseUndo))
 	}
+	return true, nil
+}
+
+// close calls the closing callback. In a turn of the coordinator's own a failure
+// is a stepFailure. In others it takes back what the callback did and reports
+// failed: the message that the transaction is for (a reply, a signal, a
+// cancellation) has happened all the same, and a turn of the coordinator's own
+// tries again and keeps count.
+func (t *turn) close(ctx context.Context, closing func(context.Context) error) (failed bool, err error) {
+	if t.drives {
+		if err := guard(func() error { return closing(ctx) }); err != nil {
+			return false, &stepFailure{err: err}
+		}
+		return false, nil
+	}
+	if _, err := t.tx.ExecContext(ctx, `SAVEPOINT napkin_saga_close`); err != nil {
+		return false, fmt.Errorf("saga: before the closing callback: %w", err)
+	}
+	inner, keep, drop := ctx, func() {}, func() {}
+	if sqldb.Running(ctx) { // what it leaves for after the commit goes with it
+		nested, scope, err := sqldb.NewScope(ctx, t)
+		if err != nil {
+			return false, err
+		}
+		inner, drop = nested, scope.Discard
+		keep = func() { sqldb.AfterCommit(ctx, scope.Committed) }
+	}
+	err = guard(func() error { return closing(inner) })
+	if err == nil {
+		keep()
+		return false, nil
+	}
+	drop()
+	if infrastructure(ctx, err) || sqldb.IsRetryable(err) {
+		return false, &stepFailure{err: err} // the whole transaction is to be run again
+	}
+	if _, err := t.tx.ExecContext(ctx, `ROLLBACK TO SAVEPOINT napkin_saga_close`); err != nil {
+		return false, fmt.Errorf("saga: take the closing callback back: %w", err)
+	}
+	t.c.cfg.Logger.WarnContext(ctx, "saga: the closing callback failed; it is tried again", "saga", t.in.Name, "id", t.in.ID, "error", err)
 	return true, nil
 }
 
