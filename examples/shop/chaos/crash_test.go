@@ -128,7 +128,7 @@ func (d *drill) settle(t *testing.T, ctx context.Context) check.Report {
 	if err != nil {
 		t.Fatalf("shop check: %v", err)
 	}
-	if !r.Quiescent() || r.Breaches() > 0 {
+	if !r.Quiescent() || r.Breaches() > 0 || r.Stuck > 0 {
 		var text strings.Builder
 		r.Print(&text)
 		t.Errorf("shop check:\n%s", text.String())
@@ -269,7 +269,7 @@ func (d *drill) visit(t *testing.T, group []point) {
 	t.Logf("every order had ended %.1f s after the last kill, everything else %.1f s later",
 		ended.Sub(killed).Seconds(), time.Since(ended).Seconds())
 	last := rows[len(rows)-1] // what is wrong in the end may be due to any of them
-	last.breaches += report.Breaches()
+	last.breaches += report.Breaches() + report.Stuck
 	for _, l := range d.ledger.takeLosses() {
 		last.breaches++
 		t.Errorf("up to %s: %s", last.name, l)

@@ -238,7 +238,7 @@ func (d *clusterDrill) judge(t *testing.T, told map[string]int) {
 	if err != nil {
 		t.Fatalf("shop check: %v", err)
 	}
-	breaches := r.Breaches()
+	breaches := r.Breaches() + r.Stuck
 	for _, l := range d.ledger.takeLosses() {
 		breaches++
 		t.Error(l)
@@ -269,7 +269,7 @@ func (d *clusterDrill) judge(t *testing.T, told map[string]int) {
 	fmt.Fprintf(&text, "%d kills, %d stories, %d orders, %d breaches\n", len(d.kills), stories, d.ledger.orders(), breaches)
 	r.Print(&text)
 	t.Log("\n" + text.String())
-	if r.Breaches() > 0 || !r.Quiescent() {
-		t.Errorf("%d breaches; still under way: %v", r.Breaches(), r.Waiting)
+	if breaches > 0 || !r.Quiescent() {
+		t.Errorf("%d breaches; still under way: %v", breaches, r.Waiting)
 	}
 }

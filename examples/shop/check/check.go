@@ -36,6 +36,11 @@ type Facts struct {
 	Messages []sink.Message
 	// Pending are the undelivered and unacknowledged events by consumer; nil where the broker cannot be asked.
 	Pending map[string]int
+	// Sent is what the outboxes keep, Handled what the inboxes remember: by service, the event's id and
+	// when it was handled, in microseconds. Trimmed says that an outbox has let go of old events.
+	Sent    []Sent
+	Handled map[string]map[string]int64
+	Trimmed bool
 }
 
 // Report is the outcome of a comparison.
@@ -45,6 +50,8 @@ type Report struct {
 	Lines   []Line
 	// Orders counts the orders by status.
 	Orders map[string]int
+	// Stuck counts the sagas that wait for an operator.
+	Stuck int
 	// Duplicates counts messages that were handed over more than once, under one id.
 	Duplicates int
 }
@@ -85,7 +92,7 @@ func (r Report) Print(w io.Writer) {
 	for _, s := range []string{"pending", "confirmed", "failed", "cancelled", "refunded"} {
 		orders = append(orders, fmt.Sprintf("%d %s", r.Orders[s], s))
 	}
-	fmt.Fprintf(w, "orders: %s; messages handed over twice: %d\n", strings.Join(orders, ", "), r.Duplicates)
+	fmt.Fprintf(w, "orders: %s; stuck sagas: %d; messages handed over twice: %d\n", strings.Join(orders, ", "), r.Stuck, r.Duplicates)
 	for _, what := range r.Waiting {
 		fmt.Fprintf(w, "still under way: %s\n", what)
 	}
@@ -93,13 +100,14 @@ func (r Report) Print(w io.Writer) {
 
 // Compare makes the report.
 func Compare(f Facts) Report {
-	r := Report{Orders: map[string]int{}}
+	r := Report{Orders: map[string]int{}, Stuck: f.Order.SagasStuck}
 	for _, o := range f.Order.Orders {
 		r.Orders[o.Status]++
 	}
 	r.Waiting = waiting(f)
 	r.Lines = []Line{
 		ended(f), money(f), charges(f), providerAgrees(f), stock(f), reservations(f), told(f), handedOver(f, &r), deadLetters(f),
+		delivered(f), inOrder(f),
 	}
 	return r
 }
@@ -256,6 +264,7 @@ func reservations(f Facts) Line {
 
 func told(f Facts) Line {
 	l := Line{Name: "each customer's notification is recorded once per outcome and channel"}
+	expected := map[string]bool{}
 	outcomes := map[string]bool{}
 	for _, o := range f.Notification.Outcomes {
 		outcomes[o] = true
@@ -270,9 +279,15 @@ func told(f Facts) Line {
 		}
 		for _, k := range kinds {
 			l.Checked++
+			expected[o.ID+" "+k] = true
 			if !outcomes[o.ID+" "+k] {
 				l.Breaches = append(l.Breaches, fmt.Sprintf("order %s is %s and notification has not heard of %s", o.ID, o.Status, k))
 			}
+		}
+	}
+	for o := range outcomes {
+		if !expected[o] {
+			l.Breaches = append(l.Breaches, o+" was heard of, and is not how the order ended")
 		}
 	}
 	seen := map[string]bool{}

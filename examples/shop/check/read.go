@@ -31,7 +31,7 @@ type Sources struct {
 	Pending func(context.Context) (map[string]int, error)
 }
 
-// Read collects the facts. They are read one after another, so they fit together only once nothing moves.
+// Read collects the facts, but for the events. They are read one after another, so they fit together only once nothing moves.
 func (s Sources) Read(ctx context.Context) (Facts, error) {
 	var f Facts
 	var errs []error
@@ -60,6 +60,37 @@ func (s Sources) Read(ctx context.Context) (Facts, error) {
 	return f, errors.Join(errs...)
 }
 
+// readEvents reads every outbox and inbox. The inboxes come first, so that an event in one of them is in its
+// outbox too.
+func (s Sources) readEvents(ctx context.Context, f *Facts) error {
+	f.Handled = map[string]map[string]int64{}
+	var err error
+	for _, name := range []string{user.Name, catalog.Name, cart.Name, order.Name, payment.Name, inventory.Name, notification.Name} {
+		if db := s.Databases[name]; db != nil {
+			if f.Handled[name], err = readHandled(ctx, db, name); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	for _, name := range []string{auth.Name, user.Name, catalog.Name, order.Name, payment.Name, inventory.Name} {
+		db := s.Databases[name]
+		if db == nil {
+			continue
+		}
+		sent, err := readSent(ctx, db)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		f.Sent = append(f.Sent, sent...)
+		var trimmed int64
+		if err := db.Read.QueryRowContext(ctx, `SELECT trimmed FROM napkin_outbox_relay WHERE name = 'outbox'`).Scan(&trimmed); err != nil {
+			return fmt.Errorf("%s: read the relay's position: %w", name, err)
+		}
+		f.Trimmed = f.Trimmed || trimmed > 0
+	}
+	return nil
+}
+
 func audit[F any](ctx context.Context, s Sources, name string, read func(context.Context, *sqldb.DB) (F, error), into *F) error {
 	db := s.Databases[name]
 	if db == nil {
@@ -74,16 +105,20 @@ func audit[F any](ctx context.Context, s Sources, name string, read func(context
 }
 
 // Settled reads and compares until nothing is under way and nothing is breached, or until wait has passed;
-// then it returns what it saw last.
+// then it returns what it saw last. The events, of which there may be many, are read last of all.
 func (s Sources) Settled(ctx context.Context, wait time.Duration) (Report, error) {
 	deadline := time.Now().Add(wait)
 	for {
+		over := !time.Now().Before(deadline)
 		f, err := s.Read(ctx)
-		if err != nil && (wait == 0 || time.Now().After(deadline)) {
-			return Report{}, err
-		}
 		r := Compare(f)
-		if (err == nil && r.Quiescent() && r.Breaches() == 0) || !time.Now().Before(deadline) {
+		settled := err == nil && r.Quiescent() && r.Breaches() == 0
+		if settled || err == nil && over {
+			err = s.readEvents(ctx, &f)
+			r = Compare(f)
+			settled = settled && err == nil && r.Breaches() == 0
+		}
+		if settled || over {
 			return r, err
 		}
 		select {
