@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,7 +29,16 @@ import (
 	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main(m)) }
+func TestMain(m *testing.M) {
+	if database := os.Getenv(replicaDatabase); database != "" { // this process is a part of a test
+		if err := replica(database, os.Getenv(replicaBroker)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(pgtest.Main(m))
+}
 
 const happened = "test.v1.Happened"
 
