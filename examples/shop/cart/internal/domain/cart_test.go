@@ -1,9 +1,11 @@
 package domain_test
 
 import (
+	"context"
 	"errors"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/napkin-kit/napkin/examples/shop/cart/internal/domain"
 )
@@ -42,6 +44,67 @@ func TestPriceDoesNotOverflow(t *testing.T) {
 			t.Errorf("%v: %+v, %v", lines, p, err)
 		}
 	}
+}
+
+// What would be too much to show is not put in, so that the customer can still see the cart as it was.
+func TestPutRefusesWhatCouldNotBeShown(t *testing.T) {
+	store := &oneCart{}
+	carts := domain.New(store, prices{"gold": {Price: math.MaxInt32}, "cup": {Price: 333}}, time.Now)
+	put := func(id string, n int32) error {
+		_, err := carts.Put(t.Context(), "ann", domain.Line{ProductID: id, Quantity: n})
+		return err
+	}
+	if err := put("cup", 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("gold", 1); !errors.Is(err, domain.ErrTooMuch) {
+		t.Errorf("a sum beyond the shop's money: %v", err)
+	}
+	if err := put("nothing", 1); !errors.Is(err, domain.ErrUnknownProduct) {
+		t.Errorf("an unknown product: %v", err)
+	}
+	if err := put("cup", 3); err != nil { // sets, does not add
+		t.Error(err)
+	}
+	if c, err := carts.Get(t.Context(), "ann"); err != nil || len(c.Lines) != 1 || c.Total != 999 {
+		t.Errorf("the cart is now %+v, %v", c, err)
+	}
+}
+
+type prices map[string]domain.Product
+
+func (p prices) Products(_ context.Context, ids []string) (map[string]domain.Product, error) {
+	out := map[string]domain.Product{}
+	for _, id := range ids {
+		if product, ok := p[id]; ok {
+			out[id] = product
+		}
+	}
+	return out, nil
+}
+
+// oneCart is a domain.Store of one customer's cart.
+type oneCart struct{ cart domain.Cart }
+
+func (s *oneCart) Get(context.Context, string) (domain.Cart, error) { return s.cart, nil }
+
+func (s *oneCart) Put(_ context.Context, _ string, l domain.Line, _ time.Time) (domain.Cart, error) {
+	for i := range s.cart.Lines {
+		if s.cart.Lines[i].ProductID == l.ProductID {
+			s.cart.Lines[i] = l
+			return s.cart, nil
+		}
+	}
+	s.cart.Lines = append(s.cart.Lines, l)
+	return s.cart, nil
+}
+
+func (s *oneCart) Delete(context.Context, string, string, time.Time) (domain.Cart, error) {
+	return s.cart, nil
+}
+
+func (s *oneCart) SetCoupon(context.Context, string, string, time.Time) (domain.Cart, error) {
+	return s.cart, nil
 }
 
 func TestMerge(t *testing.T) {

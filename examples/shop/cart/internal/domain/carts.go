@@ -3,6 +3,7 @@ package domain
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -43,19 +44,29 @@ func (s *Carts) Get(ctx context.Context, user string) (Priced, error) {
 	return s.price(ctx, c)
 }
 
-// Put sets the quantity of a product that the catalogue has.
+// Put sets the quantity of a product that the catalogue has. A cart whose sum would not fit the shop's money
+// is refused before it is kept: it could be neither shown nor ordered.
 func (s *Carts) Put(ctx context.Context, user string, l Line) (Priced, error) {
 	if l.Quantity < 1 || l.Quantity > MaxQuantity {
 		return Priced{}, &FieldError{"quantity", fmt.Sprintf("must be 1 to %d", MaxQuantity)}
 	}
-	known, err := s.catalog.Products(ctx, []string{l.ProductID})
+	c, err := s.store.Get(ctx, user)
+	if err != nil {
+		return Priced{}, err
+	}
+	next := Cart{Coupon: c.Coupon, Lines: slices.DeleteFunc(slices.Clone(c.Lines), func(o Line) bool { return o.ProductID == l.ProductID })}
+	next.Lines = append(next.Lines, l)
+	known, err := s.catalog.Products(ctx, ProductIDs(next.Lines))
 	if err != nil {
 		return Priced{}, err
 	}
 	if _, ok := known[l.ProductID]; !ok {
 		return Priced{}, ErrUnknownProduct
 	}
-	c, err := s.store.Put(ctx, user, l, s.now())
+	if _, err := Price(next, known); err != nil {
+		return Priced{}, err
+	}
+	c, err = s.store.Put(ctx, user, l, s.now())
 	if err != nil {
 		return Priced{}, err
 	}
