@@ -29,6 +29,8 @@ const (
 // Points at which a scenario holds the store, so that what follows meets it in a certain state.
 const (
 	authorizedSent = "payment/outbox/before-send/shop.payment.v1.PaymentAuthorized"
+	declinedSent   = "payment/outbox/before-send/shop.payment.v1.PaymentDeclined"
+	rejectedSent   = "inventory/outbox/before-send/shop.inventory.v1.StockRejected"
 	capturedSent   = "payment/outbox/before-send/shop.payment.v1.PaymentCaptured"
 	committedSent  = "inventory/outbox/before-send/shop.inventory.v1.StockCommitted"
 	captureCalled  = "payment/outside/payment.capture.called"
@@ -44,6 +46,7 @@ type world struct {
 	admin    *shopper
 	customer *shopper // has an account and a profile, for scenarios that are about something else
 	plenty   client.Line
+	calm     bool // nothing is killed
 }
 
 // with is the same world with another ledger.
@@ -130,12 +133,15 @@ var scenarios = []scenario{
 	{"confirmed", confirmed},
 	{"declined", func(ctx context.Context, w *world) error { return w.one(ctx, cardDeclined, "failed") }},
 	{"no-funds", func(ctx context.Context, w *world) error { return w.one(ctx, cardNoFunds, "failed") }},
+	{"sold-out", soldOut},
 	{"cart", ofTheCart},
 	{"refund", func(ctx context.Context, w *world) error { return w.refunded(ctx, cardOK) }},
 	{"products", products},
-	{"cancel-authorized", func(ctx context.Context, w *world) error { return w.cancelledAt(ctx, authorizedSent) }},
-	{"cancel-committed", func(ctx context.Context, w *world) error { return w.cancelledAt(ctx, committedSent) }},
-	{"cancel-captured", func(ctx context.Context, w *world) error { return w.cancelledAt(ctx, capturedSent) }},
+	{"cancel-authorized", cancelledAt(authorizedSent, cardOK, "cancelled")},
+	{"cancel-committed", cancelledAt(committedSent, cardOK, "cancelled")},
+	{"cancel-captured", cancelledAt(capturedSent, cardOK, "refunded")},
+	{"cancel-declined", cancelledAt(declinedSent, cardDeclined, "cancelled")},
+	{"cancel-rejected", cancelRejected},
 	{"capture-refused", captureRefused},
 	{"account", account},
 	{"last-item", lastItem},
@@ -206,14 +212,49 @@ func (w *world) refunded(ctx context.Context, card string) error {
 }
 
 // cancelledAt cancels while the store is held at a point: before the pivot the order is cancelled, from it
-// on refunded.
-func (w *world) cancelledAt(ctx context.Context, point string) error {
-	return w.whileHeld(ctx, point, cardOK, func(o *order) error { return o.cancel(ctx) }, "cancelled", "refunded")
+// on refunded. Where the process dies on the way, either may come of it, or the end that the order would
+// have had.
+func cancelledAt(at, card, want string) func(context.Context, *world) error {
+	return func(ctx context.Context, w *world) error {
+		return w.whileHeld(ctx, at, card, w.plenty, (*order).cancel, want, "cancelled", "refunded", "failed")
+	}
+}
+
+// soldOut orders two of what there is one of.
+func soldOut(ctx context.Context, w *world) error {
+	line, err := w.rare(ctx)
+	if err != nil {
+		return err
+	}
+	o, err := w.customer.place(ctx, w.ledger, cardOK, line)
+	if err != nil {
+		return err
+	}
+	return o.ends(ctx, "failed")
+}
+
+// cancelRejected is soldOut, cancelled before the refusal is known.
+func cancelRejected(ctx context.Context, w *world) error {
+	line, err := w.rare(ctx)
+	if err != nil {
+		return err
+	}
+	return w.whileHeld(ctx, rejectedSent, cardOK, line, (*order).cancel, "cancelled", "failed")
+}
+
+// rare is more of a product than there is.
+func (w *world) rare(ctx context.Context) (client.Line, error) {
+	id, err := w.product(ctx, 1)
+	if err != nil {
+		return client.Line{}, err
+	}
+	return client.Line{ProductID: id, Quantity: 2}, w.inStock(ctx, id)
 }
 
 // whileHeld places an order, waits until the store is held at a point, and acts. Where the process dies
-// before it comes by there, what is done next meets another state; the order has to end all the same.
-func (w *world) whileHeld(ctx context.Context, at, card string, act func(*order) error, want ...string) error {
+// before it comes by there, what is done next meets another state; the order has to end all the same, and
+// only where nothing is killed must it end in the first of the states.
+func (w *world) whileHeld(ctx context.Context, at, card string, line client.Line, act func(*order, context.Context) error, want ...string) error {
 	service := point{name: at}.service()
 	passed := w.record(service)
 	from := passed.end()
@@ -222,17 +263,25 @@ func (w *world) whileHeld(ctx context.Context, at, card string, act func(*order)
 		return err
 	}
 	defer release()
-	o, err := w.customer.place(ctx, w.ledger, card, w.plenty)
+	o, err := w.customer.place(ctx, w.ledger, card, line)
 	if err != nil {
 		return err
 	}
 	short, cancel := context.WithTimeout(ctx, 5*time.Second)
 	_ = passed.passed(short, from, at)
 	cancel()
-	if err := act(o); err != nil {
+	err = act(o, ctx)
+	var refused *client.Error
+	if errors.As(err, &refused) && refused.Status == http.StatusConflict {
+		err = nil // the order had failed by then
+	}
+	if err != nil {
 		return err
 	}
 	release()
+	if w.calm {
+		want = want[:1]
+	}
 	return o.ends(ctx, want...)
 }
 
@@ -251,7 +300,7 @@ func cancelUnknown(ctx context.Context, w *world) error {
 // captureRefused has the bank withdraw the hold on the card before the capture: the pivot is refused, and
 // all that was done is undone.
 func captureRefused(ctx context.Context, w *world) error {
-	return w.whileHeld(ctx, captureCalled, cardOK, func(o *order) error { return w.withdraw(ctx, o.id) }, "failed", "confirmed")
+	return w.whileHeld(ctx, captureCalled, cardOK, w.plenty, func(o *order, ctx context.Context) error { return w.withdraw(ctx, o.id) }, "failed", "confirmed")
 }
 
 // withdraw voids an order's authorisation at the provider, behind the store's back.
