@@ -40,11 +40,10 @@ type service struct {
 
 // inputs are what a service's constructor takes its configuration from.
 type inputs struct {
-	env      *environment
-	db       *sqldb.DB
-	broker   events.Broker
-	verifier *authn.Verifier
-	hooks    hooks
+	env    *environment
+	db     *sqldb.DB
+	broker events.Broker
+	hooks  hooks
 }
 
 var services = []service{

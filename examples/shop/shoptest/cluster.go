@@ -171,7 +171,8 @@ func (c *Cluster) configure(t testing.TB) {
 			env = append(env, prefix+"NAPKIN_HTTP_ADDR="+h, prefix+"NAPKIN_HTTP_CALLERS="+strings.Join(shop.Names(), ","))
 		}
 	}
-	c.env = append(env, "NAPKIN_PEERS="+strings.Join(grpc, ","), "NAPKIN_HTTP_PEERS="+strings.Join(http, ","), "SHOP_ADMIN_URLS="+strings.Join(admins, ","))
+	c.env = env
+	c.env = append(c.env, "NAPKIN_PEERS="+strings.Join(grpc, ","), "NAPKIN_HTTP_PEERS="+strings.Join(http, ","), "SHOP_ADMIN_URLS="+strings.Join(admins, ","))
 }
 
 // StartService starts one service's process.

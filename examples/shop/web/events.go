@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -66,7 +67,7 @@ func (s *store) follow(ctx context.Context, id string, stream orderv1.OrderServi
 	for {
 		for {
 			m, err := stream.Recv()
-			if err != nil && err != io.EOF {
+			if err != nil && !errors.Is(err, io.EOF) {
 				return
 			}
 			if err != nil {

@@ -36,9 +36,10 @@ func guarded(svc *kit.Service, next http.Handler) http.Handler {
 		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		defer func() {
-			switch p := recover(); {
-			case p == nil:
-			case p == http.ErrAbortHandler:
+			p := recover()
+			switch p {
+			case nil:
+			case http.ErrAbortHandler: // net/http's own way to end a request
 				panic(p)
 			default:
 				svc.Logger().ErrorContext(ctx, "console handler panicked", "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -78,6 +79,8 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	if err != nil {
 		err = fmt.Errorf("console: requests were cut off: %w", errors.Join(err, srv.Close()))
 	}
-	<-ended
+	if serveErr := <-ended; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("console: %w", serveErr))
+	}
 	return err
 }
