@@ -2,7 +2,9 @@ package saga_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -19,7 +21,16 @@ import (
 	"github.com/napkin-kit/napkin/saga/sqlsaga"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main(m)) }
+func TestMain(m *testing.M) {
+	if database := os.Getenv(nodeDatabase); database != "" { // this process is a part of a test
+		if err := runNode(database); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(pgtest.Main(m))
+}
 
 func openSQLite(t testing.TB) *sqldb.DB {
 	t.Helper()
