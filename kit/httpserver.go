@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -21,8 +20,8 @@ import (
 	"github.com/napkin-kit/napkin/kit/problem"
 )
 
-// stall bounds each single read of a request's body and write of an answer: a client
-// that stands still for this long is cut off, one that keeps going may take its time.
+// stall bounds each single write of an answer: a client that stands still for this long
+// is cut off, one that keeps going may take its time.
 const stall = 30 * time.Second
 
 // httpChain puts the guards of the package documentation around the mux. What belongs
@@ -86,6 +85,9 @@ func (s *Service) httpFront(next http.Handler, mux *http.ServeMux) http.Handler 
 				WriteError(rec, r, err)
 				return
 			}
+			if body, ok := r.Body.(*steadyBody); ok {
+				defer body.linger()
+			}
 			next.ServeHTTP(rec, r)
 		})
 		s.logRequest(r, rec, *route, time.Since(start))
@@ -115,7 +117,7 @@ func (s *Service) protected(rec *recorder, r *http.Request, serve func()) {
 }
 
 // limitBody refuses a body that is declared too large, and sees to it that no other one
-// gets larger or stands still.
+// gets larger or is too slow.
 func (s *Service) limitBody(rec *recorder, r *http.Request) error {
 	limit := s.cfg.MaxRequestBytes
 	raw := innermost(rec.ResponseWriter)
@@ -145,28 +147,6 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 		}
 		w = u.Unwrap()
 	}
-}
-
-// steadyBody gives each read of the body a deadline, and takes it away at the end, so
-// that the connection's own wait for the next request, or for the client to go, is not
-// bounded by it.
-type steadyBody struct {
-	io.ReadCloser
-	control *http.ResponseController
-}
-
-func (b *steadyBody) Read(p []byte) (int, error) {
-	_ = b.control.SetReadDeadline(time.Now().Add(stall)) // a writer without deadlines has none to set
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		_ = b.control.SetReadDeadline(time.Time{})
-	}
-	return n, err
-}
-
-func (b *steadyBody) Close() error {
-	_ = b.control.SetReadDeadline(time.Time{})
-	return b.ReadCloser.Close()
 }
 
 // recorder notes what was answered. On HTTP/1 each write gets a deadline of its own;

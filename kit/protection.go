@@ -133,15 +133,22 @@ func (t keyTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(r)
 }
 
-// httpLoad bounds a request's time and sheds it under overload. A stream of events is
-// admitted like any other request, and holds no place: how long it lives says nothing
-// about load.
+// httpLoad bounds a request's time and sheds it under overload, once its body is there.
+// A stream of events is admitted like any other request, and holds no place: how long
+// it lives says nothing about load.
 func (s *Service) httpLoad(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		if !s.cfg.PublicHTTP {
 			ctx = loadFromWire(ctx, r.Header)
 		}
+		r = r.WithContext(ctx)
+		release, err := s.arrived(r)
+		if err != nil {
+			WriteError(w, r, err)
+			return
+		}
+		defer release()
 		limit, events := s.cfg.DefaultDeadline, wantsEvents(r)
 		if events {
 			limit = s.cfg.StreamDeadline
@@ -177,7 +184,7 @@ func (s *Service) httpLoad(next http.Handler) http.Handler {
 }
 
 func wantsEvents(r *http.Request) bool {
-	return strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+	return r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/event-stream")
 }
 
 // loadFromWire believes a workload of ours about how much its request matters.

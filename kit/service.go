@@ -42,11 +42,12 @@ type Service struct {
 	shedder      *resilience.Shedder
 	admission    string // see admission.go; empty where the shedder is not shared
 
-	inFlight atomic.Int64
-	draining chan struct{}
-	checks   readiness
-	workers  workers
-	clients  clients
+	inFlight    atomic.Int64
+	largeBodies chan struct{} // see httpbody.go
+	draining    chan struct{}
+	checks      readiness
+	workers     workers
+	clients     clients
 
 	mu      sync.Mutex
 	state   lifeState
@@ -75,7 +76,7 @@ func New(ctx context.Context, policy *authn.Policy, cfg Config) (*Service, error
 	cfg = cfg.withDefaults()
 	s := &Service{
 		cfg: cfg, policy: policy, mux: http.NewServeMux(), adminMux: http.NewServeMux(),
-		draining: make(chan struct{}), grpcL: cfg.GRPCListener, httpL: cfg.HTTPListener, adminL: cfg.AdminListener,
+		draining: make(chan struct{}), largeBodies: make(chan struct{}, largeAtOnce), grpcL: cfg.GRPCListener, httpL: cfg.HTTPListener, adminL: cfg.AdminListener,
 	}
 	s.workers.init()
 	if err := s.open(ctx); err != nil {
