@@ -13,6 +13,7 @@ import (
 	"github.com/napkin-kit/napkin/examples/shop/cart"
 	"github.com/napkin-kit/napkin/examples/shop/catalog"
 	"github.com/napkin-kit/napkin/examples/shop/gateway"
+	"github.com/napkin-kit/napkin/examples/shop/internal/streams"
 	"github.com/napkin-kit/napkin/examples/shop/inventory"
 	"github.com/napkin-kit/napkin/examples/shop/notification"
 	"github.com/napkin-kit/napkin/examples/shop/order"
@@ -131,13 +132,15 @@ var services = []service{
 		peers:  []string{"auth", "user", "catalog", "cart", "order", "payment", "inventory", "notification"},
 		policy: func(spiffeid.TrustDomain) (*authn.Policy, error) { return gateway.Policy() },
 		wire: func(ctx context.Context, svc *kit.Service, in inputs) error {
-			limit, err := gateway.New(ctx, svc, gateway.Config{Verifier: svc.Verifier()})
+			// Sixteen pages that follow an order are a browser's; half of what the gateway serves at once.
+			open := streams.NewLimit(16, 2048)
+			limit, err := gateway.New(ctx, svc, gateway.Config{Verifier: svc.Verifier(), Streams: open})
 			if err != nil {
 				return err
 			}
 			if err := web.New(svc, web.Config{
 				PublicURL: in.env.publicURL, SessionKey: in.env.sessionKey, Verifier: svc.Verifier(),
-				Demo: in.env.demo, Limit: limit,
+				Demo: in.env.demo, Limit: limit, Streams: open,
 			}); err != nil {
 				return err
 			}

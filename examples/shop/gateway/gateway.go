@@ -16,6 +16,7 @@ import (
 
 	"github.com/napkin-kit/napkin/authn"
 	"github.com/napkin-kit/napkin/examples/shop/api/openapi"
+	"github.com/napkin-kit/napkin/examples/shop/internal/streams"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/correlation"
 )
@@ -33,6 +34,8 @@ type Config struct {
 	// TrustForwardedFor takes the client's address from the last X-Forwarded-For entry, for a gateway
 	// behind one load balancer. Otherwise the header is ignored.
 	TrustForwardedFor bool
+	// Streams bounds the open event streams. nil: nothing does.
+	Streams *streams.Limit
 	// Heartbeat is how often an idle event stream sends a comment. Defaults to 15 s.
 	Heartbeat time.Duration
 }
@@ -54,7 +57,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) (limit func(http.Han
 	if err != nil {
 		return nil, err
 	}
-	events, err := newOrderEvents(svc, cfg.Heartbeat)
+	events, err := newOrderEvents(svc, cfg)
 	if err != nil {
 		return nil, err
 	}

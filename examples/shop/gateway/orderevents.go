@@ -10,7 +10,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/napkin-kit/napkin/authn"
 	orderv1 "github.com/napkin-kit/napkin/examples/shop/api/order/v1"
+	"github.com/napkin-kit/napkin/examples/shop/internal/streams"
 	"github.com/napkin-kit/napkin/kit"
 )
 
@@ -18,15 +20,18 @@ import (
 // events, until it has ended. The browser reconnects by itself, and gets the order as it then is.
 type orderEvents struct {
 	orders    orderv1.OrderServiceClient
+	streams   *streams.Limit
 	heartbeat time.Duration
 }
 
-func newOrderEvents(svc *kit.Service, heartbeat time.Duration) (http.Handler, error) {
-	conn, err := svc.Dial("order")
+func newOrderEvents(svc *kit.Service, cfg Config) (http.Handler, error) {
+	// A connection of their own: streams hold a place with the peer for as long as they last, and would
+	// leave none for orders. Whoever reads them asks again by himself.
+	conn, err := svc.Dial("order", kit.WithoutResilience())
 	if err != nil {
 		return nil, err
 	}
-	return &orderEvents{orders: orderv1.NewOrderServiceClient(conn), heartbeat: heartbeat}, nil
+	return &orderEvents{orders: orderv1.NewOrderServiceClient(conn), streams: cfg.Streams, heartbeat: cfg.Heartbeat}, nil
 }
 
 type orderUpdate struct {
@@ -35,6 +40,13 @@ type orderUpdate struct {
 }
 
 func (e *orderEvents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	who, _ := authn.PrincipalFrom(r.Context())
+	leave, err := e.streams.Enter(who.Subject)
+	if err != nil {
+		kit.WriteError(w, r, err)
+		return
+	}
+	defer leave()
 	stream, err := e.orders.WatchOrder(r.Context(), &orderv1.WatchOrderRequest{Id: r.PathValue("id")})
 	if err != nil {
 		kit.WriteError(w, r, err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/napkin-kit/napkin/authn"
 	orderv1 "github.com/napkin-kit/napkin/examples/shop/api/order/v1"
 	"github.com/napkin-kit/napkin/kit"
 )
@@ -16,11 +17,17 @@ import (
 // watchOrder is an order's progress as server-sent events, each the HTML that the page shows. The API has
 // the same at /v1/orders/{id}/events for clients that hold a token; a browser's page holds none.
 func (s *store) watchOrder(w http.ResponseWriter, r *http.Request) error {
+	who, _ := authn.PrincipalFrom(r.Context())
+	leave, err := s.cfg.Streams.Enter(who.Subject)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
 	cancelling := r.URL.Query().Get("cancelling") != ""
 	id := r.PathValue("id")
-	stream, err := s.orders.WatchOrder(ctx, &orderv1.WatchOrderRequest{Id: id})
+	stream, err := s.watch.WatchOrder(ctx, &orderv1.WatchOrderRequest{Id: id})
 	if err != nil {
 		return err
 	}
@@ -88,7 +95,7 @@ func (s *store) follow(ctx context.Context, id string, stream orderv1.OrderServi
 			return
 		}
 		var err error
-		if stream, err = s.orders.WatchOrder(ctx, &orderv1.WatchOrderRequest{Id: id}); err != nil {
+		if stream, err = s.watch.WatchOrder(ctx, &orderv1.WatchOrderRequest{Id: id}); err != nil {
 			return
 		}
 	}

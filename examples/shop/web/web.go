@@ -19,6 +19,7 @@ import (
 	orderv1 "github.com/napkin-kit/napkin/examples/shop/api/order/v1"
 	paymentv1 "github.com/napkin-kit/napkin/examples/shop/api/payment/v1"
 	userv1 "github.com/napkin-kit/napkin/examples/shop/api/user/v1"
+	"github.com/napkin-kit/napkin/examples/shop/internal/streams"
 	"github.com/napkin-kit/napkin/examples/shop/web/internal/page"
 	"github.com/napkin-kit/napkin/examples/shop/web/internal/session"
 	"github.com/napkin-kit/napkin/examples/shop/web/internal/signin"
@@ -42,6 +43,8 @@ type Config struct {
 	Demo bool
 	// Limit stands in front of every page but static files: the gateway's rate limit. nil: none.
 	Limit func(http.Handler) http.Handler
+	// Streams bounds the open event streams. nil: nothing does.
+	Streams *streams.Limit
 	// Heartbeat is how often an idle event stream sends a comment. Defaults to 15 s.
 	Heartbeat time.Duration
 }
@@ -57,6 +60,7 @@ type store struct {
 	catalog catalogv1.CatalogServiceClient
 	carts   cartv1.CartServiceClient
 	orders  orderv1.OrderServiceClient
+	watch   orderv1.OrderServiceClient // for streams: they hold a place with the peer while they last
 	pay     paymentv1.PaymentServiceClient
 }
 
@@ -85,12 +89,14 @@ func (s *store) connect(svc *kit.Service) error {
 	catalog, err3 := svc.Dial("catalog")
 	carts, err4 := svc.Dial("cart")
 	orders, err5 := svc.Dial("order")
-	pay, err6 := svc.Dial("payment")
-	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+	watch, err6 := svc.Dial("order", kit.WithoutResilience())
+	pay, err7 := svc.Dial("payment")
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
 		return err
 	}
 	s.auth, s.users, s.catalog = authv1.NewAuthServiceClient(auth), userv1.NewUserServiceClient(users), catalogv1.NewCatalogServiceClient(catalog)
 	s.carts, s.orders, s.pay = cartv1.NewCartServiceClient(carts), orderv1.NewOrderServiceClient(orders), paymentv1.NewPaymentServiceClient(pay)
+	s.watch = orderv1.NewOrderServiceClient(watch)
 	return nil
 }
 
