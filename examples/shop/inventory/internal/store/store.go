@@ -71,20 +71,28 @@ func (s shelf) Move(ctx context.Context, m domain.Movement) (domain.Change, erro
 	}
 	// The condition stands in the statement, so no reader of an older level can
 	// promise what is gone.
-	after, err := scanLevel(s.tx.QueryRow(ctx, `UPDATE stock SET on_hand = on_hand + $2, reserved = reserved + $3,
+	update := func() (domain.Level, error) {
+		return scanLevel(s.tx.QueryRow(ctx, `UPDATE stock SET on_hand = on_hand + $2, reserved = reserved + $3,
 			received = received + $4, adjusted = adjusted + $5, committed = committed + $6, restocked = restocked + $7, updated_at = $8
 		WHERE product_id = $1 AND reserved + $3 >= 0 AND reserved + $3 <= on_hand + $2
 		RETURNING `+levelColumns,
-		m.ProductID, d.OnHand, d.Reserved, d.Received, d.Adjusted, d.Committed, d.Restocked, sqldb.Micros(m.At)))
+			m.ProductID, d.OnHand, d.Reserved, d.Received, d.Adjusted, d.Committed, d.Restocked, sqldb.Micros(m.At)))
+	}
+	after, err := update()
 	if errors.Is(err, sql.ErrNoRows) {
-		levels, err := s.Levels(ctx, []string{m.ProductID})
-		if err != nil {
-			return domain.Change{}, err
+		levels, lerr := s.Levels(ctx, []string{m.ProductID})
+		if lerr != nil {
+			return domain.Change{}, lerr
 		}
 		if _, known := levels[m.ProductID]; !known {
 			return domain.Change{}, domain.ErrUnknownProduct
 		}
-		return domain.Change{}, domain.ErrInsufficient
+		// On PostgreSQL each statement sees what has committed before it: the
+		// product may have come between the two. It is locked now, so the second
+		// answer holds.
+		if after, err = update(); errors.Is(err, sql.ErrNoRows) {
+			return domain.Change{}, domain.ErrInsufficient
+		}
 	}
 	if err != nil {
 		return domain.Change{}, fmt.Errorf("inventory: move stock: %w", err)

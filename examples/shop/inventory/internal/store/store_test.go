@@ -339,3 +339,33 @@ func TestAdjustKeepsPromises(t *testing.T) {
 		checkSums(t, db)
 	})
 }
+
+// between runs something before a transaction's second query.
+type between struct {
+	sqldb.Tx
+	queries int
+	run     func()
+}
+
+func (b *between) QueryRow(ctx context.Context, query string, args ...any) sqldb.Row {
+	if b.queries++; b.queries == 2 {
+		b.run()
+	}
+	return b.Tx.QueryRow(ctx, query, args...)
+}
+
+// TestAProductThatComesMeanwhile: an adjustment that meets the product's first receipt either does not know
+// it or applies; it is never told that there is too little.
+func TestAProductThatComesMeanwhile(t *testing.T) {
+	db := migrated(t, pgtest.DB(t))
+	var c domain.Change
+	err := sqldb.InTx(t.Context(), db, func(ctx context.Context, tx *sql.Tx) (err error) {
+		b := &between{Tx: sqldb.StdTx(tx), run: func() { receive(t, db, "mug", 5) }}
+		c, err = domain.Adjust(ctx, store.Shelf(b, db.Dialect), "mug", 2, "counted", now)
+		return err
+	})
+	if err != nil || c.After.OnHand != 7 {
+		t.Fatalf("%+v %v", c, err)
+	}
+	checkSums(t, db)
+}
