@@ -160,20 +160,21 @@ func (d *clusterDrill) atPoints(t *testing.T, service string) {
 		d.choice.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 		// What the load comes by often, it will come by again soon.
 		slices.SortStableFunc(names, func(a, b string) int { return min(counts[b], 5) - min(counts[a], 5) })
-		if !slices.ContainsFunc(names[:min(len(names), 4)], func(name string) bool { return d.atPoint(t, service, name) }) {
+		if !slices.ContainsFunc(names[:min(len(names), 4)], func(name string) bool { return d.atPoint(t, service, name, counts[name]) }) {
 			t.Errorf("%s: %s was not killed at any of %v", group, service, names)
 		}
 	}
 }
 
-// atPoint arms one point and reports whether the process has killed itself there.
-func (d *clusterDrill) atPoint(t *testing.T, service, name string) bool {
+// atPoint arms one point, which the load has come by so often, and reports whether the process has killed
+// itself there.
+func (d *clusterDrill) atPoint(t *testing.T, service, name string, count int) bool {
 	t.Helper()
-	d.ctl[service].arm(t, name, 1+d.choice.IntN(3))
+	d.ctl[service].arm(t, name, 1+d.choice.IntN(min(3, 1+count/20)))
 	defer d.ctl[service].arm(t, "", 0)
 	select {
 	case <-d.cluster.Services[service].Done():
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		d.ctl[service].arm(t, "", 0)
 		select {
 		case <-d.cluster.Services[service].Done(): // at the last moment
@@ -205,8 +206,7 @@ func (d *clusterDrill) load(t *testing.T, customers int) (stop func() map[string
 					return
 				default:
 				}
-				// The dear ones at the end of the list are told less often.
-				s := scenarios[min(choice.IntN(len(scenarios)), choice.IntN(len(scenarios)))]
+				s := scenarios[choice.IntN(len(scenarios))]
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				err := s.tell(ctx, d.world)
 				cancel()
