@@ -49,6 +49,10 @@ type Config struct {
 	// Deadline is how long a checkout may take before it is taken back.
 	// Defaults to 2 min.
 	Deadline time.Duration
+	// MaxOpen is how many orders may be under way before new ones are asked to come
+	// back later. More than are finished well within Deadline would only fail.
+	// Defaults to 1000.
+	MaxOpen int
 	// WatchEvery is how often a watched order is read again, for what other
 	// replicas did to it. Defaults to 1 s.
 	WatchEvery time.Duration
@@ -101,6 +105,9 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	if cfg.Deadline <= 0 {
 		cfg.Deadline = 2 * time.Minute
 	}
+	if cfg.MaxOpen <= 0 {
+		cfg.MaxOpen = 1000
+	}
 	if cfg.WatchEvery <= 0 {
 		cfg.WatchEvery = time.Second
 	}
@@ -152,10 +159,11 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	transport.RegisterReplies(consumer, coordinator)
 
+	intake := &transport.Intake{}
 	orderv1.RegisterOrderServiceServer(svc, &transport.Server{
 		DB: cfg.DB, Orders: orders, Keys: keys, Sagas: sagas, Checkouts: checkouts,
 		Cart: cartv1.NewCartServiceClient(cart), Payment: paymentv1.NewPaymentServiceClient(payment),
-		Changes: changes, WatchEvery: cfg.WatchEvery,
+		Changes: changes, WatchEvery: cfg.WatchEvery, Intake: intake,
 	})
 	orderv1.RegisterOrderAdminServiceServer(svc, &transport.Admin{Orders: orders, Coordinator: coordinator})
 	svc.Ready("database", cfg.DB.Ping)
@@ -163,6 +171,12 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	svc.Go("outbox relay", relay.Run)
 	svc.Go("sagas", coordinator.Run)
 	svc.Go("saga replies", consumer.Run)
+	svc.Go("intake", func(ctx context.Context) error {
+		return intake.Run(ctx, cfg.MaxOpen, func(ctx context.Context) (int, error) {
+			open, stuck, err := sqlsaga.Unfinished(ctx, cfg.DB)
+			return open - stuck, err // a stuck one waits for an operator, and holds nobody up
+		}, svc.Logger())
+	})
 	svc.Go("idempotency keys", func(ctx context.Context) error { return sweepKeys(ctx, svc, keys, cfg.DB) })
 	return nil
 }

@@ -38,6 +38,7 @@ type Server struct {
 	Sagas     domain.Sagas
 	Checkouts *saga.Handle[domain.Checkout]
 	Changes   *Changes
+	Intake    *Intake
 	// WatchEvery is how often a watched order is read again, for changes that
 	// other replicas made.
 	WatchEvery time.Duration
@@ -61,6 +62,9 @@ func (s *Server) CreateOrder(ctx context.Context, req *orderv1.CreateOrderReques
 			return nil, err
 		}
 		return grpcidempotency.Replay[*orderv1.CreateOrderResponse](stored)
+	}
+	if err := s.Intake.Admit(); err != nil {
+		return nil, err
 	}
 	o, err := s.price(ctx, req)
 	if err != nil {
