@@ -10,7 +10,7 @@ import (
 // BudgetConfig sets up a [Budget].
 type BudgetConfig struct {
 	// Ratio is how many retries each call pays for. Defaults to 0.1: at most
-	// 10 % more load. At most 1.
+	// 10 % more load, beside what MinPerSecond allows. At most 1.
 	Ratio float64
 	// SuccessShare is the part of Ratio that a call pays only if its first
 	// attempt succeeds. Defaults to 0.5: in a total outage the budget shrinks to
@@ -18,8 +18,11 @@ type BudgetConfig struct {
 	// means 0: each call pays the whole ratio, however it ends.
 	SuccessShare float64
 	// MinPerSecond is the rate of retries allowed whatever the traffic, so that
-	// a rarely called destination has retries at all. Defaults to 1. A negative
-	// value means 0.
+	// a rarely called destination has retries at all. It comes on top of Ratio,
+	// in each process for each destination, and what was not used in the last TTL
+	// may be spent at once: over a time t it allows MinPerSecond·(t + TTL)
+	// retries, with the defaults a burst of about 10 and then one per second.
+	// Defaults to 1. A negative value means 0.
 	MinPerSecond float64
 	// TTL is how long an unused deposit lasts. Defaults to 10 s.
 	TTL time.Duration

@@ -11,7 +11,8 @@ type DestinationsConfig struct {
 	// Default configures each destination that Configure leaves alone.
 	Default Config
 	// Configure, if not nil, may change the configuration of one destination.
-	// It is called when the destination is first used, outside every lock.
+	// It is called when the destination is first used, outside every lock; a bad
+	// value that it sets fails the requests to that destination.
 	Configure func(destination string, c *Config)
 	// Max bounds how many destinations are remembered; beyond it those not used
 	// lately are forgotten. Defaults to 4096, about 8 MiB.
@@ -40,7 +41,10 @@ type destination struct {
 }
 
 // NewDestinations returns destinations; a nil config means the defaults. The
-// error names the field at fault.
+// error names the field at fault, in Max and Default: Configure is not called
+// yet, so a bad value that it sets surfaces as the error of the first request
+// to that destination, and of each one after. A test can call Get for the
+// destinations it knows.
 func NewDestinations(cfg *DestinationsConfig) (*Destinations, error) {
 	var c DestinationsConfig
 	if cfg != nil {

@@ -42,10 +42,13 @@
 // adapters mark safe HTTP methods, requests that carry an Idempotency-Key and
 // Protobuf methods with an idempotency_level), or an error that proves that
 // the request never left ([NeverSent]). A retry is paid from the [Budget], so
-// a total outage costs at most 1 + ratio times the calls, whatever the latency
-// and the backoff. A retry whose wait would end after the deadline is not
-// slept for. An attempt that is already a retry of the caller's is not
-// retried again.
+// a total outage of length t costs at most 1 + ratio times the calls, plus a
+// floor of MinPerSecond·(t + TTL) retries, whatever the latency and the
+// backoff. With the defaults the floor is a burst of about 10 retries and then
+// one per second, for each destination and process: it is what a rarely called
+// destination has, and what many processes with little traffic add up to. A
+// retry whose wait would end after the deadline is not slept for. An attempt
+// that is already a retry of the caller's is not retried again.
 //
 // # Outcomes
 //

@@ -77,6 +77,18 @@ func (e *RetryError) Error() string {
 // Unwrap returns both errors.
 func (e *RetryError) Unwrap() []error { return []error{e.Cause, e.Reason} }
 
+// Timeout reports whether time ran out: in the last attempt, or for a further
+// one. It is what [net/url.Error.Timeout] of an http.Client's error tells.
+func (e *RetryError) Timeout() bool { return isTimeout(e.Cause) || isTimeout(e.Reason) }
+
+func isTimeout(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && t.Timeout()
+}
+
 // IsLocalRejection reports whether err is a rejection by a policy of this
 // process and nothing was sent: the attempt did not happen, owes no undo and
 // counts for nothing. It is false for a budget that ran out after an attempt,
@@ -134,6 +146,7 @@ type marked struct {
 func (m *marked) Error() string { return m.err.Error() }
 func (m *marked) Unwrap() error { return m.err }
 func (m *marked) Class() Class  { return m.class }
+func (m *marked) Timeout() bool { return isTimeout(m.err) }
 
 // isCallerGone reports whether the caller cancelled. Whatever the call returned
 // then says nothing about the dependency.

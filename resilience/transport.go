@@ -12,7 +12,8 @@ import (
 )
 
 // NewTransport returns an http.RoundTripper that makes each request through the
-// pipeline of its host (URL.Host). A nil base means http.DefaultTransport.
+// pipeline of its host (URL.Host). A nil base means http.DefaultTransport, nil
+// destinations mean some of its own, with the defaults.
 //
 // It retries, on errors of the connection and on 429, 502, 503 and 504, what
 // may be repeated: safe and idempotent methods, requests with an
@@ -31,6 +32,12 @@ import (
 func NewTransport(base http.RoundTripper, d *Destinations) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
+	}
+	if d == nil {
+		var err error
+		if d, err = NewDestinations(nil); err != nil {
+			panic(err) // the defaults are valid
+		}
 	}
 	return &transport{base: base, destinations: d}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -137,6 +138,58 @@ func hang(_ http.ResponseWriter, r *http.Request) {
 }
 
 func cut(_ http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }
+
+// Whether a call failed for time is asked of an http.Client's error by Timeout.
+func TestTransportErrorsTellTimeouts(t *testing.T) {
+	attempt := DeadlineConfig{Attempt: 30 * time.Millisecond}
+	for name, tc := range map[string]struct {
+		method  string
+		cfg     Config
+		handler http.HandlerFunc
+		want    bool
+	}{
+		"attempts exhausted":   {http.MethodGet, Config{Deadline: attempt}, hang, true},
+		"one attempt":          {http.MethodPost, Config{Deadline: attempt}, hang, true},
+		"retries off":          {http.MethodGet, Config{Deadline: attempt, Retry: RetryConfig{Off: true}}, hang, true},
+		"total deadline":       {http.MethodGet, Config{Deadline: DeadlineConfig{Total: 30 * time.Millisecond}}, hang, true},
+		"no time for a second": {http.MethodGet, Config{Retry: RetryConfig{BaseDelay: time.Hour}}, cut, true},
+		"connection cut":       {http.MethodGet, Config{}, cut, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, tc.cfg, tc.handler)
+			for _, body := range []io.Reader{nil, io.MultiReader(strings.NewReader("x"))} { // replayable and not
+				req, err := http.NewRequest(tc.method, s.URL, body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if body != nil && tc.want && name == "no time for a second" {
+					continue // it is sent once, and cut
+				}
+				resp, err := s.client.Do(req)
+				if err == nil {
+					resp.Body.Close()
+				}
+				var u *url.Error
+				if !errors.As(err, &u) || u.Timeout() != tc.want {
+					t.Errorf("%v: timeout %t, want %t", err, u != nil && u.Timeout(), tc.want)
+				}
+			}
+		})
+	}
+}
+
+func TestTransportOfNothingHasTheDefaults(t *testing.T) {
+	s := httptest.NewServer(status(204))
+	defer s.Close()
+	resp, err := (&http.Client{Transport: NewTransport(nil, nil)}).Get(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 204 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+}
 
 func TestTransportReplaysTheBody(t *testing.T) {
 	var bodies []string
