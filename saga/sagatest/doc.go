@@ -20,7 +20,15 @@
 //
 // Participants of commands are simulated: they keep outcomes and tombstones as
 // package participant does. Local steps run on the database, calls against the
-// fakes your definition was built with. Runs are deterministic: one goroutine, a
+// fakes your definition was built with.
+//
+// What a call or a local step really did, only a Check can see. That each
+// function ran, and ran in order, is known here; whether it had its effect, or
+// took it back, is not: an Undo that is empty returns nil and passes for one
+// that worked. Let the fakes keep what was done, and have Check compare it with
+// how the saga ended.
+//
+// Runs are deterministic: one goroutine, a
 // clock that only moves when nothing else can. Combinations with fewer faults
 // come first, so the first failure is the simplest.
 package sagatest

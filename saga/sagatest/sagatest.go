@@ -47,7 +47,8 @@ type Case[S any] struct {
 	// Signals are the payloads of signal steps, by name. They are sent when
 	// nothing else can happen; a step without one gets null.
 	Signals map[string]any
-	// Check looks at your tables and fakes after the saga has ended. Optional.
+	// Check looks at your tables and fakes after the saga has ended. Optional, but
+	// an empty Undo of a call or a local step is not found without one.
 	Check func(ctx context.Context, db *sqldb.DB, in *saga.Instance, s S) error
 }
 
