@@ -58,7 +58,8 @@ func (s *Service) httpFront(next http.Handler, mux *http.ServeMux) http.Handler 
 		markSpan(ctx, ids)
 		outer := r
 		route := new(string)
-		r = r.WithContext(context.WithValue(ctx, routeKey{}, route))
+		var cause error
+		r = r.WithContext(problem.Observe(context.WithValue(ctx, routeKey{}, route), func(err error) { cause = err }))
 		if _, pattern := mux.Handler(r); pattern != "" {
 			SetRoute(r.Context(), pattern)
 		}
@@ -90,7 +91,7 @@ func (s *Service) httpFront(next http.Handler, mux *http.ServeMux) http.Handler 
 			}
 			next.ServeHTTP(rec, r)
 		})
-		s.logRequest(r, rec, *route, time.Since(start))
+		s.logRequest(r, rec, *route, time.Since(start), cause)
 	})
 }
 
@@ -260,8 +261,9 @@ func routeOf(pattern string) string {
 	return pattern
 }
 
-// logRequest writes the path without its query, which may hold codes and tokens.
-func (s *Service) logRequest(r *http.Request, rec *recorder, pattern string, took time.Duration) {
+// logRequest writes the path without its query, which may hold codes and tokens, and of a request that
+// failed on our side the cause, which the caller was not told.
+func (s *Service) logRequest(r *http.Request, rec *recorder, pattern string, took time.Duration, cause error) {
 	status := rec.status
 	if status == 0 {
 		status = http.StatusOK // net/http's answer to a handler that wrote nothing
@@ -275,7 +277,12 @@ func (s *Service) logRequest(r *http.Request, rec *recorder, pattern string, too
 	case s.cfg.NoAccessLog:
 		return
 	}
-	s.log.LogAttrs(r.Context(), level, "http request",
+	attrs := []slog.Attr{
 		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("route", pattern),
-		slog.String("status", strconv.Itoa(status)), slog.Int64("bytes", rec.bytes), slog.Duration("took", took))
+		slog.String("status", strconv.Itoa(status)), slog.Int64("bytes", rec.bytes), slog.Duration("took", took),
+	}
+	if cause != nil && status >= http.StatusInternalServerError {
+		attrs = append(attrs, slog.String("error", cause.Error()))
+	}
+	s.log.LogAttrs(r.Context(), level, "http request", attrs...)
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/napkin-kit/napkin/authn/devworkload"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/events"
+	"github.com/napkin-kit/napkin/kit/events/inbox"
 	"github.com/napkin-kit/napkin/kit/events/memevents"
 	"github.com/napkin-kit/napkin/kit/events/outbox"
 	"github.com/napkin-kit/napkin/kit/idempotency"
@@ -28,7 +30,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := serve(ctx, "127.0.0.1:9000", "notes.db")
 	stop()
 	if err != nil {
@@ -75,6 +77,7 @@ func serve(ctx context.Context, addr, file string) error {
 	if err := errors.Join(err, obErr, keysErr, mwErr,
 		migrate.Up(ctx, db, sqlidempotency.Set, sqlidempotency.Migrations(db.Dialect)),
 		migrate.Up(ctx, db, "napkin_outbox", outbox.Migrations(db.Dialect)),
+		migrate.Up(ctx, db, "napkin_inbox", inbox.Migrations(db.Dialect)),
 	); err != nil {
 		return err
 	}
@@ -90,19 +93,23 @@ func serve(ctx context.Context, addr, file string) error {
 			return idempotency.Response{Code: http.StatusCreated, Body: []byte("note " + id + "\n")}, err
 		})))
 
-	broker := memevents.New(nil) // natsevents.Connect gives one that outlives the process
-	relay, err := outbox.NewRelay(db, ob, broker, nil)
+	// This broker forgets with the process, so the relay tells it everything again, and the inbox drops what
+	// was heard before. natsevents.Connect gives one that remembers.
+	broker := memevents.New(nil)
+	relay, err := outbox.NewRelay(db, ob, broker, &outbox.RelayConfig{Logger: svc.Logger()})
 	if err != nil {
 		return err
 	}
-	svc.Go("outbox relay", relay.Run)
-	svc.Go("listener", func(ctx context.Context) error {
-		return broker.Subscribe(ctx, events.Subscription{Group: "listener", Topics: []string{"notes"}},
-			func(ctx context.Context, d events.Delivery) {
-				svc.Logger().InfoContext(ctx, "heard", "type", d.Event().Type, "key", d.Event().Key)
-				_ = d.Ack(ctx) // not acknowledged is delivered again
-			})
+	listener, err := inbox.NewConsumer("listener", db, sqldb.Std(db), broker, &inbox.ConsumerConfig{Logger: svc.Logger()})
+	if err != nil {
+		return err
+	}
+	listener.Handle("notes", "note.taken", func(ctx context.Context, _ *sql.Tx, e events.Event) error {
+		svc.Logger().InfoContext(ctx, "heard", "type", e.Type, "key", e.Key)
+		return nil
 	})
+	svc.Go("outbox relay", relay.Run)
+	svc.Go("listener", listener.Run)
 	svc.Ready("database", db.Ping)
 	return svc.Run(ctx)
 }

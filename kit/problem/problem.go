@@ -197,11 +197,24 @@ func (p *Problem) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+type observerKey struct{}
+
+// Observe returns a context whose request's error is told to observe when [Write] answers it, with the
+// cause that the answer keeps to itself: for a server's log. observe is called on the handler's goroutine.
+func Observe(ctx context.Context, observe func(err error)) context.Context {
+	return context.WithValue(ctx, observerKey{}, observe)
+}
+
 // Write renders err, as [Of] reads it, to w. It sets Content-Type, Retry-After
 // where known, and Cache-Control: no-store, since an error must not be cached for
 // the next caller; it drops a Content-Length, ETag or Content-Encoding set for the
 // body that was meant to be sent. r may be nil.
 func Write(w http.ResponseWriter, r *http.Request, err error) {
+	if r != nil {
+		if observe, ok := r.Context().Value(observerKey{}).(func(error)); ok {
+			observe(err)
+		}
+	}
 	p := *Of(err)
 	if p.Instance == "" && r != nil && r.URL != nil {
 		p.Instance = r.URL.EscapedPath()

@@ -19,7 +19,11 @@ type checkCmd struct {
 	MessagesURL string        `help:"The sink, where it runs in a process of its own."`
 }
 
-// Run exits non-zero on a breach once nothing is under way, and where something still is at the end of the wait.
+// errLate is for a store that is still at work: what looks like a breach may only be late.
+var errLate = errors.New("still under way, so what is breached may only be late: --wait 30s waits until nothing is")
+
+// Run exits with 0 where every line holds, 1 on a breach and where something is still under way at the end
+// of the wait, 2 where it was not asked to wait and cannot tell yet.
 func (c *checkCmd) Run(ctx context.Context) error {
 	r, err := shop.Check(ctx, shop.CheckOptions{
 		Data: c.Data, External: c.External, Wait: c.Wait,
@@ -32,8 +36,8 @@ func (c *checkCmd) Run(ctx context.Context) error {
 	switch {
 	case !r.Quiescent() && c.Wait > 0:
 		return fmt.Errorf("still under way after %s", c.Wait)
-	case !r.Quiescent():
-		fmt.Println("what is breached may only be late: --wait 30s waits until nothing is under way")
+	case !r.Quiescent() && r.Breaches() > 0:
+		return errLate
 	case r.Breaches() == 1:
 		return errors.New("1 breach")
 	case r.Breaches() > 1:

@@ -43,6 +43,9 @@ func run() int {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fmt.Fprintln(os.Stderr, "shop:", line)
 		}
+		if errors.Is(err, errLate) {
+			return 2
+		}
 		return 1
 	}
 	return 0
