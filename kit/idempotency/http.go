@@ -125,12 +125,12 @@ func Middleware(cfg ServerConfig) (func(http.Handler) http.Handler, error) {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rule := c.Rule(r)
 			if rule.Operation == "" {
-				next.ServeHTTP(w, r)
+				next.ServeHTTP(w, r.WithContext(WithoutRequest(r.Context())))
 				return
 			}
 			value, err := headerKey(r)
 			if errors.Is(err, ErrKeyMissing) && !rule.Required {
-				next.ServeHTTP(w, r)
+				next.ServeHTTP(w, r.WithContext(WithoutRequest(r.Context())))
 				return
 			}
 			if err != nil {
@@ -200,10 +200,14 @@ type errUnstored struct{ resp Response }
 
 func (errUnstored) Error() string { return "idempotency: a response that is not stored" }
 
+// errOutside is what the operator reads where a handler of InTx was not wrapped.
+var errOutside = errors.New("idempotency.InTx stands outside idempotency.Middleware: wrap it")
+
 // InTx returns the handler that runs fn once for each key, in a transaction of
 // runner together with its response, and writes the response only after the
-// commit. Wrap it with [Middleware]. Where the rule lets a request come without a
-// key, fn runs in a plain transaction.
+// commit. Wrap it with [Middleware]: outside of it every request is answered with
+// 500, since nothing would keep a write that is sent twice from happening twice.
+// Where the rule lets a request come without a key, fn runs in a plain transaction.
 //
 // A response with the status 429 or above 499 is written, but its transaction
 // rolls back and the key stays free. An error of fn rolls back too and is
@@ -213,6 +217,10 @@ func InTx[T any](s TxStore, runner sqldb.Runner[T], fn func(ctx context.Context,
 		ctx := r.Context()
 		k, err := Request(ctx) // before the transaction: the client may be slow to send its body
 		keyed := !errors.Is(err, ErrKeyMissing)
+		if !Parsed(ctx) {
+			problem.Write(w, r, errOutside)
+			return
+		}
 		if keyed && err != nil {
 			problem.Write(w, r, err)
 			return

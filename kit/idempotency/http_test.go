@@ -287,6 +287,39 @@ func TestErrorsOfTheHandler(t *testing.T) {
 	wantCode(t, post(h, "k", ""), 404, false) // asked anew
 }
 
+// Without the middleware a key would be ignored and a repeated write done twice.
+func TestInTxOutsideOfTheMiddlewareRunsNothing(t *testing.T) {
+	db := sqlite(t)
+	s, err := sqlidempotency.New(db.Dialect, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	h := idempotency.InTx(s, sqldb.Std(db), func(ctx context.Context, tx *sql.Tx, r *http.Request) (idempotency.Response, error) {
+		ran++
+		return idempotency.Response{Code: 201}, nil
+	})
+	var cause error
+	observed := func(r *http.Request) {
+		*r = *r.WithContext(problem.Observe(r.Context(), func(err error) { cause = err }))
+	}
+	for _, key := range []string{"k", ""} {
+		w := post(h, key, "", observed)
+		wantCode(t, w, 500, false)
+		if ran != 0 || cause == nil || !strings.Contains(cause.Error(), "outside idempotency.Middleware: wrap it") || strings.Contains(w.Body.String(), "Middleware") {
+			t.Errorf("ran %d times, cause %v, answer %s", ran, cause, w.Body)
+		}
+	}
+	// A rule that asks for no key is not the same as no middleware.
+	for i, rule := range []idempotency.Rule{{}, {Operation: "place"}} {
+		mw := middleware(t, idempotency.ServerConfig{Rule: func(*http.Request) idempotency.Rule { return rule }})
+		wantCode(t, post(mw(h), "", ""), 201, false)
+		if ran != i+1 {
+			t.Errorf("ran %d times", ran)
+		}
+	}
+}
+
 // A handler that decodes its body first, and one that asks for the key first,
 // see the same body and the same fingerprint.
 func TestBodyIsHashedWhileRead(t *testing.T) {

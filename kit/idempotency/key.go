@@ -162,6 +162,20 @@ func WithLazyRequest(ctx context.Context, key func() (Key, error)) context.Conte
 	return context.WithValue(ctx, incomingKey{}, key)
 }
 
+// WithoutRequest says that the request that ctx serves was looked at and has no
+// key. A key that was set before stays.
+func WithoutRequest(ctx context.Context) context.Context {
+	if Parsed(ctx) {
+		return ctx
+	}
+	return WithLazyRequest(ctx, func() (Key, error) { return Key{}, ErrKeyMissing })
+}
+
+// Parsed reports whether the request that ctx serves was looked at for a key. Where
+// it was not, a middleware or an interceptor is missing, and [Request] would find
+// no key even if the client had sent one.
+func Parsed(ctx context.Context) bool { return ctx.Value(incomingKey{}) != nil }
+
 // Request returns the key of the request that ctx serves, reading what is left
 // of its body to complete the fingerprint; the handler can still read it. It
 // returns ErrKeyMissing where there is none, or the failure to read the body.

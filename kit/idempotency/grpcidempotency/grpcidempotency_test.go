@@ -258,6 +258,17 @@ func TestOptionalKey(t *testing.T) {
 	})
 }
 
+func TestDoOutsideOfTheInterceptorRunsNothing(t *testing.T) {
+	both(t, func(t *testing.T, o *orders, _ *grpc.ClientConn) {
+		if _, err := o.create(t.Context(), nil); status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "UnaryServer") {
+			t.Errorf("got %v", err)
+		}
+		if n, err := o.create(idempotency.WithoutRequest(t.Context()), nil); err != nil || n.GetValue() != 1 {
+			t.Errorf("%d, %v", n.GetValue(), err)
+		}
+	})
+}
+
 func TestStreamCarriesTheKey(t *testing.T) {
 	both(t, func(t *testing.T, o *orders, cc *grpc.ClientConn) {
 		ctx := idempotency.WithKey(t.Context(), "k")

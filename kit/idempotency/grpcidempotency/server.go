@@ -83,7 +83,7 @@ func UnaryServer(cfg ServerConfig) (grpc.UnaryServerInterceptor, error) {
 			return nil, grpcproblem.ToStatus(err).Err()
 		}
 		if k.Value == "" {
-			return next(ctx, req)
+			return next(idempotency.WithoutRequest(ctx), req)
 		}
 		if k.Fingerprint, err = fingerprint(info.FullMethod, k.Scope, req); err != nil {
 			return nil, grpcproblem.ToStatus(err).Err()
@@ -105,13 +105,21 @@ func StreamServer(cfg ServerConfig) (grpc.StreamServerInterceptor, error) {
 			return grpcproblem.ToStatus(err).Err()
 		}
 		if k.Value == "" {
-			return next(srv, ss)
+			return next(srv, &keyless{ss, idempotency.WithoutRequest(ss.Context())})
 		}
 		s := &stream{ServerStream: ss, method: info.FullMethod, key: k}
 		s.ctx = idempotency.WithLazyRequest(ss.Context(), s.request)
 		return next(srv, s)
 	}, nil
 }
+
+// keyless is a stream that came without a key, or needs none.
+type keyless struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *keyless) Context() context.Context { return s.ctx }
 
 type stream struct {
 	grpc.ServerStream
@@ -192,10 +200,14 @@ func fingerprint(method, scope string, req any) ([]byte, error) {
 
 // Do runs fn once for the key that the interceptor found, in a transaction of r
 // together with its result, and answers a stored result again. Where the method's
-// rule lets a call come without a key, fn runs in a plain transaction. An error
+// rule lets a call come without a key, fn runs in a plain transaction. Outside of
+// the interceptor (see idempotency.Parsed) it fails with Internal. An error
 // of fn is returned as it is; those of this package as a gRPC status.
 func Do[T any, M proto.Message](ctx context.Context, s idempotency.TxStore, r sqldb.Runner[T], fn func(ctx context.Context, tx T) (M, error)) (M, error) {
 	var fresh, none M
+	if !idempotency.Parsed(ctx) {
+		return none, status.Error(codes.Internal, "grpcidempotency.Do stands outside grpcidempotency.UnaryServer or StreamServer: install the interceptor")
+	}
 	k, err := idempotency.Request(ctx)
 	if errors.Is(err, idempotency.ErrKeyMissing) {
 		err = r.InTx(ctx, func(ctx context.Context, tx T) (err error) {
