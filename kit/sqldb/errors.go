@@ -18,6 +18,7 @@ type sqliteCode interface{ Code() int }
 
 // SQLite result codes, https://www.sqlite.org/rescode.html.
 const (
+	sqliteError      = 1
 	sqliteBusy       = 5
 	sqliteLocked     = 6
 	sqliteIOErr      = 10
@@ -53,6 +54,17 @@ func IsUnique(err error) bool {
 	}
 	code, ok := sqliteResult(err)
 	return ok && (code == sqliteUnique || code == sqlitePrimaryKey || code == sqliteRowID)
+}
+
+// IsNoTable reports whether err says that a table does not exist, as where its
+// migrations were not applied.
+func IsNoTable(err error) bool {
+	if SQLState(err) == "42P01" {
+		return true
+	}
+	// SQLite has no code of its own for it.
+	code, ok := sqliteResult(err)
+	return ok && code == sqliteError && strings.Contains(err.Error(), "no such table")
 }
 
 // IsRetryable reports whether err proves that the database rolled the

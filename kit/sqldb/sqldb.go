@@ -52,8 +52,9 @@ func (d Dialect) ForUpdateSkipLocked() string {
 	return ""
 }
 
-// Execer executes a statement. *sql.DB, *sql.Tx, *sql.Conn and pgxdb.Tx are
-// Execers; it is all that is needed to write into a caller's transaction.
+// Execer executes a statement; it is all that is needed to write into a caller's
+// transaction. *sql.Tx and pgxdb.Tx are Execers. So is *sql.DB, but it is no
+// transaction: what is to commit with an effect does not belong there.
 type Execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
