@@ -5,6 +5,7 @@
 // reads what was committed and hands it to the broker, in the order of each key,
 // until the broker has acknowledged it.
 //
+//	err := migrate.Up(ctx, db, outbox.Set, outbox.Migrations(db.Dialect))
 //	ob, err := outbox.New(db.Dialect, "order", nil)
 //	…
 //	err = sqldb.InTx(ctx, db, func(ctx context.Context, tx *sql.Tx) error {

@@ -3,8 +3,10 @@ package outbox
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -64,11 +66,14 @@ func New(d sqldb.Dialect, source string, cfg *Config) (*Outbox, error) {
 	return o, nil
 }
 
+// Set is the name of the migrations' set for migrate.Up.
+const Set = "napkin_outbox"
+
 //go:embed migrations
 var migrations embed.FS
 
 // Migrations returns the outbox's tables as goose migrations (plain up and down
-// SQL) for the dialect.
+// SQL) for the dialect. Their set is [Set].
 func Migrations(d sqldb.Dialect) fs.FS {
 	sub, err := fs.Sub(migrations, "migrations/"+d.String())
 	if err != nil {
@@ -77,8 +82,12 @@ func Migrations(d sqldb.Dialect) fs.FS {
 	return sub
 }
 
+// errNoTx refuses what is no transaction.
+var errNoTx = errors.New("outbox: append inside the transaction that holds the effect: pass its *sql.Tx")
+
 // Append writes the events in the caller's transaction: they are published if
-// and only if it commits. It fills the ID where it is empty, Source, Time,
+// and only if it commits. tx is its *sql.Tx or pgxdb.Tx; a *sql.DB is refused, for
+// its events would commit without the effect. Append fills the ID where it is empty, Source, Time,
 // KeySeq, and from ctx the correlation and causation IDs, the user's ID and the
 // trace context where they are empty. Where a Runner opened the transaction,
 // the relay of this process wakes after its commit.
@@ -90,6 +99,9 @@ func Migrations(d sqldb.Dialect) fs.FS {
 // An event that breaks the rules is refused with events.ErrInvalid; nothing of
 // the call is written then. After any other error roll the transaction back.
 func (o *Outbox) Append(ctx context.Context, tx sqldb.Execer, evs ...events.Event) error {
+	if _, ok := tx.(*sql.DB); ok {
+		return errNoTx
+	}
 	if len(evs) == 0 {
 		return nil
 	}

@@ -267,3 +267,30 @@ func TestLeaseTablesAreThoseOfTheLeasePackage(t *testing.T) {
 		}
 	}
 }
+
+// An event that commits by itself is published even where its effect is rolled back.
+func TestAppendRefusesADatabase(t *testing.T) {
+	db := migrated(t, sqlite(t))
+	err := newOutbox(t, db).Append(t.Context(), db.Write, event("a", 1))
+	if err == nil || !strings.Contains(err.Error(), "pass its *sql.Tx") {
+		t.Errorf("got %v", err)
+	}
+	if b, err := outbox.ReadBacklog(t.Context(), db); err != nil || !b.Empty() {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
+func TestRunNamesTheMissingMigration(t *testing.T) {
+	for name, db := range map[string]func(*testing.T) *sqldb.DB{"sqlite": func(t *testing.T) *sqldb.DB { return sqlite(t) }, "postgres": func(t *testing.T) *sqldb.DB { return pgtest.DB(t) }} {
+		t.Run(name, func(t *testing.T) {
+			db := db(t)
+			r, err := outbox.NewRelay(db, newOutbox(t, db), memevents.New(nil), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "outbox.Set, outbox.Migrations") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}

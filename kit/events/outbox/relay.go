@@ -146,8 +146,12 @@ func (r *Relay) Backlog(ctx context.Context) (Backlog, error) { return ReadBackl
 
 // Run publishes until ctx ends, then finishes the pass under way, hands over to
 // another relay and returns nil. It survives every failure of the database and
-// the broker; an error says that it was started wrongly.
+// the broker; an error says that it was started wrongly, for instance before the
+// outbox's tables were made.
 func (r *Relay) Run(ctx context.Context) error {
+	if err := r.checkTables(ctx); err != nil {
+		return err
+	}
 	wake, stop := r.o.subscribe()
 	defer stop()
 	return r.hold(ctx, func(ctx context.Context, epoch int64) {
@@ -157,6 +161,17 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		r.lead(ctx, epoch, wake)
 	})
+}
+
+// checkTables returns an error where the outbox's tables are not there. Any other
+// failure of the database is one that Run survives.
+func (r *Relay) checkTables(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.DatabaseTimeout)
+	defer cancel()
+	if _, err := r.db.Write.ExecContext(ctx, `SELECT cursor_id FROM napkin_outbox_relay`); sqldb.IsNoTable(err) {
+		return fmt.Errorf("outbox: the tables are missing: apply migrate.Up(ctx, db, outbox.Set, outbox.Migrations(db.Dialect)) before Run: %w", err)
+	}
+	return nil
 }
 
 // lead publishes until ctx ends or another leader fences this one off.
