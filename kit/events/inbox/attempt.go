@@ -17,12 +17,16 @@ import (
 	"github.com/napkin-kit/napkin/kit/sqldb"
 )
 
-// errPanic is a handler's panic, errGoexit its runtime.Goexit, as t.FailNow does;
+// errGoexit is a handler's runtime.Goexit, as t.FailNow does, panicError its panic;
 // both count like any failure.
-var (
-	errPanic  = errors.New("inbox: the handler panicked")
-	errGoexit = errors.New("inbox: the handler ended its goroutine instead of returning")
-)
+var errGoexit = errors.New("inbox: the handler ended its goroutine instead of returning")
+
+type panicError struct {
+	value any
+	stack []byte // for the log, once; not for the dead letter
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("inbox: the handler panicked: %v", e.value) }
 
 // verdict is what is to be done with an event after an attempt.
 type verdict int
@@ -71,6 +75,9 @@ func (c *Consumer[T]) handle(ctx context.Context, e events.Event, bad error) (ve
 	if cerr != nil {
 		c.cfg.Logger.WarnContext(ctx, "inbox: a failure was not counted", "consumer", c.name, "event_id", e.ID, "error", cerr)
 		return paused, 0
+	}
+	if p, ok := errors.AsType[*panicError](err); ok && n == 1 {
+		c.cfg.Logger.ErrorContext(ctx, "inbox: the handler panicked", "consumer", c.name, "event_id", e.ID, "type", e.Type, "error", err, "stack", string(p.stack))
 	}
 	if IsPermanent(err) || n >= c.cfg.MaxAttempts {
 		return c.bury(ctx, e, err, n)
@@ -148,7 +155,7 @@ func guard[T any](ctx context.Context, tx T, e events.Event, h Handler[T]) error
 		err := errGoexit
 		defer func() {
 			if p := recover(); p != nil {
-				err = fmt.Errorf("%w: %v\n%s", errPanic, p, debug.Stack())
+				err = &panicError{p, debug.Stack()}
 			}
 			ended <- err
 		}()
@@ -185,7 +192,7 @@ func (c *Consumer[T]) count(ctx context.Context, eventID string, cause error) (n
 	return n, err
 }
 
-// clip bounds a stored cause; a panic's stack is long.
+// clip bounds a stored cause.
 func clip(s string) string {
 	const most = 4000
 	if len(s) > most {

@@ -207,11 +207,18 @@ func appendNew(list []string, s string) []string {
 
 // Run handles events until ctx ends, lets the handlers under way finish, hands
 // over to another replica and returns nil. It survives every failure of the
-// database and the broker; an error says that it was started wrongly.
+// database and the broker; an error says that it was started wrongly, for instance
+// without a handler or before the inbox's tables were made.
 func (c *Consumer[T]) Run(ctx context.Context) error {
+	if len(c.handlers) == 0 {
+		return fmt.Errorf("inbox: consumer %s handles no events: call Handle before Run", c.name)
+	}
 	s := events.Subscription{Group: c.name, Topics: c.topics, Types: c.types, MaxInFlight: c.cfg.MaxInFlight}
 	if err := s.Validate(); err != nil {
 		return fmt.Errorf("inbox: consumer %s: %w", c.name, err)
+	}
+	if err := c.checkTables(ctx); err != nil {
+		return err
 	}
 	cfg := &lease.Config{
 		Group:  "inbox-" + c.name,
@@ -226,4 +233,15 @@ func (c *Consumer[T]) Run(ctx context.Context) error {
 			return c.consume(ctx, s)
 		})
 	})
+}
+
+// checkTables returns an error where the inbox's tables are not there. Any other
+// failure of the database is one that Run survives.
+func (c *Consumer[T]) checkTables(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
+	defer cancel()
+	if _, err := c.db.Write.ExecContext(ctx, `SELECT consumer FROM napkin_inbox LIMIT 1`); sqldb.IsNoTable(err) {
+		return fmt.Errorf("inbox: the tables are missing: apply migrate.Up(ctx, db, inbox.Set, inbox.Migrations(db.Dialect)) before Run: %w", err)
+	}
+	return nil
 }

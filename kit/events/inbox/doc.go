@@ -7,6 +7,7 @@
 // before the commit leaves nothing behind, one after it brings the event again,
 // and the mark tells.
 //
+//	err := migrate.Up(ctx, db, inbox.Set, inbox.Migrations(db.Dialect))
 //	c, err := inbox.NewConsumer("inventory", db, sqldb.Std(db), broker, nil)
 //	c.Handle("orders", "shop.order.v1.OrderCreated", func(ctx context.Context, tx *sql.Tx, e events.Event) error {
 //		var created orderv1.OrderCreated

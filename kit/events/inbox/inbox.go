@@ -43,11 +43,14 @@ func New(d sqldb.Dialect, cfg *Config) *Inbox {
 	return i
 }
 
+// Set is the name of the migrations' set for migrate.Up.
+const Set = "napkin_inbox"
+
 //go:embed migrations
 var migrations embed.FS
 
 // Migrations returns the inbox's tables as goose migrations (plain up and down
-// SQL) for the dialect.
+// SQL) for the dialect. Their set is [Set].
 func Migrations(d sqldb.Dialect) fs.FS {
 	sub, err := fs.Sub(migrations, "migrations/"+d.String())
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -560,4 +561,29 @@ func TestMigrationsGoUpAndDownAndUp(t *testing.T) {
 			t.Errorf("marks %v %v %v, %v", first, again, other, errors.Join(err, err2, err3))
 		}
 	})
+}
+
+func TestRunSaysWhatIsMissing(t *testing.T) {
+	test := func(t *testing.T, db *sqldb.DB) {
+		c, err := inbox.NewConsumer("mail", db, sqldb.Std(db), memevents.New(nil), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "call Handle before Run") {
+			t.Errorf("without a handler: %v", err)
+		}
+		c.Handle("orders", happened, func(context.Context, *sql.Tx, events.Event) error { return nil })
+		if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "inbox.Set, inbox.Migrations") {
+			t.Errorf("without tables: %v", err)
+		}
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		db, err := sqlitedb.Open(t.Context(), filepath.Join(t.TempDir(), "inbox.db"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		test(t, db)
+	})
+	t.Run("postgres", func(t *testing.T) { test(t, pgtest.DB(t)) })
 }
