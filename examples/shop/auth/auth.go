@@ -35,6 +35,9 @@ const (
 	Audience = transport.Audience
 )
 
+// consoleClient is the OpenID client that the operators' console is.
+const consoleClient = "console"
+
 // Config is what the service needs beside its chassis. DB, Broker, Issuer and Key
 // are required; the caller owns DB and Broker.
 type Config struct {
@@ -139,13 +142,12 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 		return err
 	}
 	registry := domain.NewRegistry(st, domain.NewHasher(), time.Now)
-	note := ""
+	var note func(clientID string) string
 	if cfg.Demo {
 		if err := createDemoAccounts(ctx, registry); err != nil {
 			return err
 		}
-		demo := DemoAccounts()[0]
-		note = fmt.Sprintf("This is a demo: sign in as %s with the password %s.", demo.Email, demo.Password)
+		note = demoNote
 	}
 	provider, err := transport.NewProvider(transport.ProviderConfig{
 		Issuer: cfg.Issuer, Store: st, Keys: keys, Registry: registry, Clients: clients,
@@ -183,7 +185,7 @@ func clientsOf(cfg Config) ([]*transport.Client, error) {
 	if cfg.ConsoleURL != "" {
 		console := strings.TrimRight(cfg.ConsoleURL, "/")
 		clients = append(clients, &transport.Client{
-			ID: "console", Scopes: []string{domain.ScopeShop, domain.ScopeAdmin},
+			ID: consoleClient, Scopes: []string{domain.ScopeShop, domain.ScopeAdmin},
 			Redirects: []string{console + "/auth/callback"}, LogoutURIs: []string{console + "/"},
 		})
 	}
@@ -210,6 +212,17 @@ func createDemoAccounts(ctx context.Context, registry *domain.Registry) error {
 		}
 	}
 	return nil
+}
+
+// demoNote names the account that fits the client: in the console only an operator
+// can do anything.
+func demoNote(clientID string) string {
+	for _, a := range DemoAccounts() {
+		if a.Operator == (clientID == consoleClient) {
+			return fmt.Sprintf("This is a demo: sign in as %s with the password %s.", a.Email, a.Password)
+		}
+	}
+	return ""
 }
 
 // sweep removes expired sign-ins and tokens now and then.

@@ -21,8 +21,8 @@ var loginPage = template.Must(template.New("login").Parse(loginHTML))
 type login struct {
 	store    Store
 	registry *domain.Registry
-	callback string // of the provider, without the id
-	note     string // shown above the form
+	callback string                       // of the provider, without the id
+	note     func(clientID string) string // shown above the form; may be nil
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -43,7 +43,7 @@ const (
 func (l *login) show(w http.ResponseWriter, r *http.Request) {
 	req, ok := l.request(w, r, r.URL.Query().Get("id"))
 	if ok {
-		l.form(w, r, http.StatusOK, req.ID, "", "")
+		l.form(w, r, http.StatusOK, req, "", "")
 	}
 }
 
@@ -80,12 +80,12 @@ func (l *login) submit(w http.ResponseWriter, r *http.Request) {
 	address := clientAddress(r)
 	if wait, ok := l.attempt(email, address); !ok {
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
-		l.form(w, r, http.StatusTooManyRequests, req.ID, email, limitedText)
+		l.form(w, r, http.StatusTooManyRequests, req, email, limitedText)
 		return
 	}
 	account, err := l.registry.Authenticate(r.Context(), email, r.PostForm.Get("password"))
 	if errors.Is(err, domain.ErrCredentials) {
-		l.form(w, r, http.StatusUnauthorized, req.ID, email, wrongText)
+		l.form(w, r, http.StatusUnauthorized, req, email, wrongText)
 		return
 	}
 	l.forgive(email, address) // also where the fault is ours
@@ -118,9 +118,13 @@ func (l *login) forgive(email, address string) {
 	l.byAccount.Forgive(email, now)
 }
 
-func (l *login) form(w http.ResponseWriter, r *http.Request, status int, id, email, text string) {
+func (l *login) form(w http.ResponseWriter, r *http.Request, status int, req domain.Request, email, text string) {
+	note := ""
+	if l.note != nil {
+		note = l.note(req.ClientID)
+	}
 	browser, _ := browserFrom(r.Context())
-	l.render(w, r, status, loginView{ID: id, CSRF: csrfToken(browser, id), Email: email, Note: l.note, Error: text, Form: true})
+	l.render(w, r, status, loginView{ID: req.ID, CSRF: csrfToken(browser, req.ID), Email: email, Note: note, Error: text, Form: true})
 }
 
 func (l *login) failed(w http.ResponseWriter, r *http.Request, err error) {

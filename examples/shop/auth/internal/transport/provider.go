@@ -30,8 +30,9 @@ type ProviderConfig struct {
 	Clients  []*Client
 	// CryptoKey seals authorization codes.
 	CryptoKey [32]byte
-	// Note is shown on the sign-in page.
-	Note   string
+	// Note returns what the sign-in page shows to people whom a client sends; nil
+	// for nothing.
+	Note   func(clientID string) string
 	Logger *slog.Logger
 	Now    func() time.Time
 }

@@ -77,6 +77,7 @@ func open(t *testing.T) shop {
 	scopes := []string{"shop", "shop:admin"}
 	p, err := transport.NewProvider(transport.ProviderConfig{
 		Issuer: srv.URL, Store: st, Keys: keys, Registry: registry, Logger: log, Now: time.Now,
+		Note: func(clientID string) string { return "a note for " + clientID },
 		Clients: []*transport.Client{
 			{ID: "cli", Scopes: scopes, Loopback: true, Redirects: []string{"http://127.0.0.1/callback"}},
 			{ID: "robot", Scopes: scopes, Service: true, SecretSHA256: sha256.Sum256([]byte(secret))},
@@ -132,6 +133,9 @@ func form(t *testing.T, b *http.Client, u string) (url.Values, int) {
 		t.Fatal(err)
 	}
 	v := url.Values{}
+	if note := strings.Contains(string(body), "a note for cli"); note != strings.Contains(string(body), "<form") {
+		t.Errorf("the note of the client is shown: %t\n%s", note, body)
+	}
 	for _, m := range hidden.FindAllStringSubmatch(string(body), -1) {
 		v.Set(m[1], m[2])
 	}
