@@ -23,7 +23,6 @@ import (
 	"github.com/napkin-kit/napkin/kit/events/natsevents"
 	"github.com/napkin-kit/napkin/kit/sqldb"
 	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
-	"github.com/napkin-kit/napkin/resilience"
 	"github.com/napkin-kit/napkin/telemetry"
 )
 
@@ -89,7 +88,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		}
 	}()
 
-	if env.shedder, err = resilience.NewShedder(nil); err != nil {
+	if env.shedder, err = newShedder(); err != nil {
 		return nil, err
 	}
 	edge, err := listen(ctx, "the store", o.Listen, "--listen")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
@@ -59,6 +60,12 @@ func (e *environment) close() error {
 	}
 	e.closers = nil
 	return errors.Join(errs...)
+}
+
+// newShedder lets a request wait a second for its turn: a person would rather wait than be asked to come
+// back, and passwords, which are hashed slowly on purpose, take their time from everybody else.
+func newShedder() (*resilience.Shedder, error) {
+	return resilience.NewShedder(&resilience.ShedderConfig{MaxQueue: 256, MaxWait: time.Second})
 }
 
 // wired is a service that is ready to run.

@@ -19,7 +19,6 @@ import (
 	"github.com/napkin-kit/napkin/kit/sqldb"
 	"github.com/napkin-kit/napkin/kit/sqldb/pgxdb"
 	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
-	"github.com/napkin-kit/napkin/resilience"
 	"github.com/napkin-kit/napkin/telemetry"
 )
 
@@ -125,7 +124,7 @@ func externalEnvironment(ctx context.Context, chosen []service, getenv func(stri
 			err = errors.Join(err, env.close())
 		}
 	}()
-	if env.shedder, err = resilience.NewShedder(nil); err != nil {
+	if env.shedder, err = newShedder(); err != nil {
 		return nil, err
 	}
 	for _, s := range chosen {

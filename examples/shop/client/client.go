@@ -27,7 +27,7 @@ type Client struct {
 
 // Anonymous returns a client that is not signed in.
 func Anonymous(base string) *Client {
-	return &Client{base: strings.TrimRight(base, "/"), http: &http.Client{Timeout: 30 * time.Second}}
+	return &Client{base: strings.TrimRight(base, "/"), http: &http.Client{Timeout: 30 * time.Second, Transport: patient{}}}
 }
 
 // WithToken returns a client that presents this access token.

@@ -49,7 +49,7 @@ func SignIn(ctx context.Context, base, email, password string, scopes ...string)
 		return nil, err
 	}
 	browser := &http.Client{
-		Jar:     jar,
+		Jar: jar, Transport: patient{},
 		Timeout: 20 * time.Second,
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			if strings.HasPrefix(req.URL.String(), redirectURI) || len(via) > 10 {
@@ -83,7 +83,7 @@ func SignIn(ctx context.Context, base, email, password string, scopes ...string)
 	if err != nil {
 		return nil, err
 	}
-	exchange := &http.Client{Timeout: 20 * time.Second}
+	exchange := &http.Client{Timeout: 20 * time.Second, Transport: patient{}}
 	token, err := conf.Exchange(context.WithValue(ctx, oauth2.HTTPClient, exchange), code, oauth2.VerifierOption(verifier))
 	if err != nil {
 		return nil, fmt.Errorf("exchange the code: %w", err)
@@ -96,7 +96,7 @@ func SignIn(ctx context.Context, base, email, password string, scopes ...string)
 		}
 	}
 	source := conf.TokenSource(context.WithValue(context.WithoutCancel(ctx), oauth2.HTTPClient, exchange), token)
-	return &Client{base: base, http: &http.Client{Timeout: 30 * time.Second}, token: source}, nil
+	return &Client{base: base, http: &http.Client{Timeout: 30 * time.Second, Transport: patient{}}, token: source}, nil
 }
 
 var errNoRedirect = errors.New("no redirect to the client")
