@@ -27,7 +27,7 @@ const stall = 30 * time.Second
 // httpChain puts the guards of the package documentation around the mux. What belongs
 // to one gRPC message (validation, idempotency) belongs to a handler here.
 func (s *Service) httpChain(mux *http.ServeMux) http.Handler {
-	var h http.Handler = mux
+	h := muxProblems(mux)
 	h = s.httpLoad(h)
 	h = s.httpUser(h)
 	h = s.httpFront(h, mux)
