@@ -76,8 +76,8 @@ func (c *Consumer[T]) handle(ctx context.Context, e events.Event, bad error) (ve
 		c.cfg.Logger.WarnContext(ctx, "inbox: a failure was not counted", "consumer", c.name, "event_id", e.ID, "error", cerr)
 		return paused, 0
 	}
-	if p, ok := errors.AsType[*panicError](err); ok && n == 1 {
-		c.cfg.Logger.ErrorContext(ctx, "inbox: the handler panicked", "consumer", c.name, "event_id", e.ID, "type", e.Type, "error", err, "stack", string(p.stack))
+	if n == 1 {
+		c.logPanic(ctx, e, err)
 	}
 	if IsPermanent(err) || n >= c.cfg.MaxAttempts {
 		return c.bury(ctx, e, err, n)
@@ -162,6 +162,13 @@ func guard[T any](ctx context.Context, tx T, e events.Event, h Handler[T]) error
 		err = h(ctx, tx, e)
 	}()
 	return <-ended
+}
+
+// logPanic writes the stack of a panic to the log; of other errors nothing.
+func (c *Consumer[T]) logPanic(ctx context.Context, e events.Event, err error) {
+	if p, ok := errors.AsType[*panicError](err); ok {
+		c.cfg.Logger.ErrorContext(ctx, "inbox: the handler panicked", "consumer", c.name, "event_id", e.ID, "type", e.Type, "error", err, "stack", string(p.stack))
+	}
 }
 
 func (c *Consumer[T]) isInfrastructure(err error) bool {

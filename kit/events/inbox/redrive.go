@@ -192,6 +192,7 @@ func (c *Consumer[T]) deadAgain(ctx context.Context, l DeadLetter, keyed bool, c
 		return err
 	})
 	if err == nil {
+		c.logPanic(ctx, l.Event, cause)
 		c.deadLettered(ctx, l.Event, cause)
 	}
 	return err
