@@ -76,8 +76,8 @@ func serve(ctx context.Context, addr, file string) error {
 	})
 	if err := errors.Join(err, obErr, keysErr, mwErr,
 		migrate.Up(ctx, db, sqlidempotency.Set, sqlidempotency.Migrations(db.Dialect)),
-		migrate.Up(ctx, db, "napkin_outbox", outbox.Migrations(db.Dialect)),
-		migrate.Up(ctx, db, "napkin_inbox", inbox.Migrations(db.Dialect)),
+		migrate.Up(ctx, db, outbox.Set, outbox.Migrations(db.Dialect)),
+		migrate.Up(ctx, db, inbox.Set, inbox.Migrations(db.Dialect)),
 	); err != nil {
 		return err
 	}

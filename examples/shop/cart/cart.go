@@ -64,7 +64,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 		return errors.New("cart: Config.DB and Config.Broker are required")
 	}
 	if err := errors.Join(
-		migrate.Up(ctx, cfg.DB, "napkin_inbox", inbox.Migrations(cfg.DB.Dialect)),
+		migrate.Up(ctx, cfg.DB, inbox.Set, inbox.Migrations(cfg.DB.Dialect)),
 		migrate.Up(ctx, cfg.DB, Name, store.Migrations()),
 	); err != nil {
 		return err

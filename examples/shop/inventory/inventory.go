@@ -77,8 +77,8 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	d := cfg.DB.Dialect
 	if err := errors.Join(
-		migrate.Up(ctx, cfg.DB, "napkin_outbox", outbox.Migrations(d)),
-		migrate.Up(ctx, cfg.DB, "napkin_inbox", inbox.Migrations(d)),
+		migrate.Up(ctx, cfg.DB, outbox.Set, outbox.Migrations(d)),
+		migrate.Up(ctx, cfg.DB, inbox.Set, inbox.Migrations(d)),
 		migrate.Up(ctx, cfg.DB, participant.Set, participant.Migrations(d)),
 		migrate.Up(ctx, cfg.DB, Name, store.Migrations()),
 	); err != nil {

@@ -68,7 +68,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	d := cfg.DB.Dialect
 	if err := errors.Join(
-		migrate.Up(ctx, cfg.DB, "napkin_inbox", inbox.Migrations(d)),
+		migrate.Up(ctx, cfg.DB, inbox.Set, inbox.Migrations(d)),
 		migrate.Up(ctx, cfg.DB, Name, store.Migrations()),
 	); err != nil {
 		return err

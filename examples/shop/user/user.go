@@ -79,8 +79,8 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 		return err
 	}
 	if err := errors.Join(
-		migrate.Up(ctx, cfg.DB, "napkin_outbox", outbox.Migrations(d)),
-		migrate.Up(ctx, cfg.DB, "napkin_inbox", inbox.Migrations(d)),
+		migrate.Up(ctx, cfg.DB, outbox.Set, outbox.Migrations(d)),
+		migrate.Up(ctx, cfg.DB, inbox.Set, inbox.Migrations(d)),
 		migrate.Up(ctx, cfg.DB, Name, store.Migrations()),
 	); err != nil {
 		return err
