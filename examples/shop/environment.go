@@ -74,8 +74,8 @@ type wired struct {
 	svc  *kit.Service
 }
 
-// assemble makes the named services. They are given their listeners first, so that each finds its peers
-// whatever the order. Their databases are migrated at the same time: that is most of the start.
+// assemble makes the chosen services, several at a time: migrating their databases is most of the start. The
+// order does not matter, since the environment knows every peer's address beforehand.
 func assemble(ctx context.Context, env *environment, chosen []service) ([]wired, error) {
 	out := make([]wired, len(chosen))
 	g, gctx := errgroup.WithContext(ctx)
