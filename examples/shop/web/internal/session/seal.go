@@ -65,7 +65,7 @@ func (s *sealer) seal(name string, v any, life time.Duration) (string, error) {
 }
 
 func (s *sealer) open(name, sealed string, v any) error {
-	raw, err := base64.RawURLEncoding.DecodeString(sealed)
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
 	if err != nil {
 		return errSeal
 	}
