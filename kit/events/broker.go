@@ -30,6 +30,10 @@ type Subscription struct {
 	Topics []string
 	// Types to receive; empty means every type of the topics.
 	Types []string
+	// Block limits the subscription to the keys of these partitions. Each block
+	// of a group has a durable position of its own, also the same partitions
+	// cut in another way. Defaults to all partitions.
+	Block Block
 	// MaxInFlight bounds each topic's deliveries that are neither acknowledged
 	// nor retried. The broker stops delivering at it. Defaults to 256.
 	MaxInFlight int
@@ -52,6 +56,9 @@ func (s Subscription) Validate() error {
 		if err := ValidType(t); err != nil {
 			return err
 		}
+	}
+	if err := s.Block.Validate(); err != nil {
+		return err
 	}
 	if s.MaxInFlight < 0 {
 		return fmt.Errorf("%w: Subscription.MaxInFlight %d: must not be negative", ErrInvalid, s.MaxInFlight)
@@ -99,8 +106,8 @@ type Subscriber interface {
 	// A group's first Subscribe starts at the oldest event that the stream
 	// holds. Every later one starts again right behind the oldest delivery that
 	// was not acknowledged, so that after a crash nothing overtakes what was
-	// under way. That is why a group has one subscriber at a time; inbox.Consumer
-	// sees to it with a lease. Lost connections and a restarted broker are
+	// under way. That is why each block of a group has one subscriber at a time;
+	// inbox.Consumer sees to it with leases. Lost connections and a restarted broker are
 	// survived in the same way. An error is one that retrying does not mend.
 	Subscribe(ctx context.Context, s Subscription, deliver func(context.Context, Delivery)) error
 }
@@ -115,8 +122,8 @@ type Broker interface {
 	// EnsureTopics creates the streams that do not exist.
 	EnsureTopics(ctx context.Context, topics ...string) error
 	// Pending counts a group's deliveries that are undelivered or not yet
-	// acknowledged, over all topics that it ever subscribed to. A group that
-	// never subscribed has 0.
+	// acknowledged, over all topics and blocks that it ever subscribed to. A
+	// group that never subscribed has 0.
 	Pending(ctx context.Context, group string) (int, error)
 	// Close ends the broker's own work. Connections it was given stay open.
 	Close() error
