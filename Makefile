@@ -14,6 +14,7 @@ $(BIN)/protoc-gen-go: PKG=google.golang.org/protobuf/cmd/protoc-gen-go
 $(BIN)/protoc-gen-go-grpc: PKG=google.golang.org/grpc/cmd/protoc-gen-go-grpc
 $(BIN)/protoc-gen-grpc-gateway: PKG=github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grpc-gateway
 $(BIN)/protoc-gen-openapiv3: PKG=github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv3
+$(BIN)/oasdiff: PKG=github.com/oasdiff/oasdiff
 $(BIN)/golangci-lint: PKG=github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 $(BIN)/%: tools/go.mod tools/go.sum
 	@mkdir -p $(BIN)
