@@ -23,6 +23,9 @@ func Cases() []Case {
 		{"AcknowledgedStaysAway", acknowledged},
 		{"RestartOvertakesNothing", restartOvertakesNothing},
 		{"GroupsAreApart", groupsAreApart},
+		{"BlocksAreApart", blocksAreApart},
+		{"ABlockResumes", aBlockResumes},
+		{"AnotherCutLosesNothing", anotherCut},
 		{"TypesAreFiltered", typesAreFiltered},
 		{"InFlightIsBounded", inFlight},
 		{"PendingIsCounted", pending},
@@ -234,6 +237,129 @@ func groupsAreApart(ctx context.Context, h Harness) error {
 	one := subscribe(ctx, h, events.Subscription{Group: "one", Topics: []string{"suite"}}, ack(ctx))
 	two := subscribe(ctx, h, events.Subscription{Group: "two", Topics: []string{"suite"}}, ack(ctx))
 	return errors.Join(one.count(ctx, 3), two.count(ctx, 3), one.stop(), two.stop())
+}
+
+// spread is enough keys to fall into every block of eight.
+func spread() []string {
+	var keys []string
+	for i := range 40 {
+		keys = append(keys, fmt.Sprintf("key %d", i))
+	}
+	return keys
+}
+
+// blocksAreApart: the subscribers of all blocks together receive everything
+// once, each only its own keys, and in the order of each key.
+func blocksAreApart(ctx context.Context, h Harness) error {
+	keys := spread()
+	if err := open(ctx, h, 3, keys...); err != nil {
+		return err
+	}
+	var errs []error
+	total := 0
+	var all []*subscriber
+	for _, block := range events.Blocks(8) {
+		want := 0
+		for _, k := range keys {
+			if block.Contains(events.Partition(k)) {
+				want += 3
+			}
+		}
+		total += want
+		r := subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}, Types: []string{"suite.v1.Happened"}, Block: block}, ack(ctx))
+		all = append(all, r)
+		if err := r.count(ctx, want); err != nil {
+			errs = append(errs, fmt.Errorf("block %v: %w", block, err))
+		}
+		last := map[string]int64{}
+		for _, d := range r.deliveries() {
+			e := d.Event()
+			if !block.Contains(e.Partition()) {
+				errs = append(errs, fmt.Errorf("block %v was given key %q of partition %d", block, e.Key, e.Partition()))
+			}
+			if e.KeySeq != last[e.Key]+1 && h.Broker.Features().Ordered {
+				errs = append(errs, fmt.Errorf("block %v: event %d of key %s came after %d", block, e.KeySeq, e.Key, last[e.Key]))
+			}
+			last[e.Key] = e.KeySeq
+		}
+	}
+	errs = append(errs, drained(ctx, h, "group"))
+	for _, r := range all {
+		total -= len(r.deliveries())
+		errs = append(errs, r.stop())
+	}
+	if total != 0 {
+		errs = append(errs, fmt.Errorf("the blocks together missed %d events", total))
+	}
+	return errors.Join(errs...)
+}
+
+// aBlockResumes: a block has a position of its own, and pending sums over all.
+func aBlockResumes(ctx context.Context, h Harness) error {
+	keys := spread()
+	if err := open(ctx, h, 2, keys...); err != nil {
+		return err
+	}
+	blocks := events.Blocks(2)
+	first, second := 0, 0
+	for _, k := range keys {
+		if blocks[0].Contains(events.Partition(k)) {
+			first += 2
+		} else {
+			second += 2
+		}
+	}
+	sub := func(i int, on func(events.Delivery)) *subscriber {
+		return subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}, Block: blocks[i]}, on)
+	}
+	a, b := sub(0, ack(ctx)), sub(1, nil)
+	if err := errors.Join(a.count(ctx, first), b.count(ctx, second), pendingIs(ctx, h, "group", second), a.stop(), b.stop()); err != nil {
+		return err
+	}
+	a, b = sub(0, ack(ctx)), sub(1, ack(ctx))
+	if err := errors.Join(b.count(ctx, second), drained(ctx, h, "group"), a.quiet(ctx, 0, h.Broker.Features().AckWait*3/2)); err != nil {
+		return fmt.Errorf("after a restart of both blocks: %w", err)
+	}
+	return errors.Join(a.stop(), b.stop())
+}
+
+// anotherCut: a group that goes on with other blocks than before may be given
+// what it had, and misses nothing.
+func anotherCut(ctx context.Context, h Harness) error {
+	keys := spread()
+	if err := open(ctx, h, 1, keys...); err != nil {
+		return err
+	}
+	acked := map[string]bool{}
+	whole := subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}}, func(d events.Delivery) {
+		if len(acked) < len(keys)/2 {
+			acked[d.Event().Key] = true
+			_ = d.Ack(ctx)
+		}
+	})
+	if err := errors.Join(whole.count(ctx, len(keys)), whole.stop()); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	var errs []error
+	var all []*subscriber
+	for _, block := range events.Blocks(4) {
+		r := subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}, Block: block}, ack(ctx))
+		all = append(all, r)
+	}
+	errs = append(errs, drained(ctx, h, "group"))
+	for _, r := range all {
+		errs = append(errs, r.stop())
+		for _, d := range r.deliveries() {
+			seen[d.Event().Key] = true
+		}
+	}
+	for _, k := range keys {
+		if !acked[k] && !seen[k] {
+			errs = append(errs, fmt.Errorf("the event of %s was not acknowledged, and was lost as the group was cut into blocks", k))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func typesAreFiltered(ctx context.Context, h Harness) error {

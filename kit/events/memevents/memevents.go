@@ -32,8 +32,8 @@ type Broker struct {
 	mu       sync.Mutex
 	closed   bool
 	topics   map[string]*stream
-	groups   map[string]map[string]*position // group, topic
-	changed  chan struct{}                   // closed and replaced at every change
+	groups   map[string]map[place]*position // by group
+	changed  chan struct{}                  // closed and replaced at every change
 	fault    func(events.Event) error
 	identity int
 }
@@ -48,12 +48,20 @@ type stream struct {
 	events   []events.Event // sequence n is at n-1
 }
 
-// position is a group's progress in a topic.
+// place is what a position belongs to: a block of a topic.
+type place struct {
+	topic string
+	block events.Block
+}
+
+// position is a group's progress in a place.
 type position struct {
-	types   []string
-	next    int            // index of the first event never delivered
-	pending map[int]*entry // delivered, not acknowledged; by index
-	done    map[int]bool   // acknowledged above the lowest pending
+	types       []string
+	block       events.Block
+	subscribers int
+	next        int            // index of the first event never delivered
+	pending     map[int]*entry // delivered, not acknowledged; by index
+	done        map[int]bool   // acknowledged above the lowest pending
 }
 
 type entry struct {
@@ -63,7 +71,7 @@ type entry struct {
 
 // New returns an empty broker.
 func New(cfg *Config) *Broker {
-	b := &Broker{ackWait: 30 * time.Second, topics: make(map[string]*stream), groups: make(map[string]map[string]*position), changed: make(chan struct{})}
+	b := &Broker{ackWait: 30 * time.Second, topics: make(map[string]*stream), groups: make(map[string]map[place]*position), changed: make(chan struct{})}
 	if cfg != nil && cfg.AckWait > 0 {
 		b.ackWait = cfg.AckWait
 	}
@@ -91,7 +99,10 @@ func (b *Broker) LoseTail(topic string, n int) {
 	s := b.stream(topic)
 	s.events = s.events[:len(s.events)-min(n, len(s.events))]
 	for _, g := range b.groups {
-		if p := g[topic]; p != nil {
+		for at, p := range g {
+			if at.topic != topic {
+				continue
+			}
 			p.next = min(p.next, len(s.events))
 			for i := range p.pending {
 				if i >= p.next {
@@ -115,8 +126,10 @@ func (b *Broker) Recreate(topic string) {
 	delete(b.topics, topic)
 	b.stream(topic)
 	for _, g := range b.groups {
-		if p := g[topic]; p != nil {
-			g[topic] = newPosition(p.types)
+		for at, p := range g {
+			if at.topic == topic {
+				*p = *newPosition(p.block, p.types, p.subscribers)
+			}
 		}
 	}
 	b.signal()
@@ -220,9 +233,9 @@ func (b *Broker) Pending(_ context.Context, group string) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := 0
-	for topic, p := range b.groups[group] {
+	for at, p := range b.groups[group] {
 		n += len(p.pending)
-		for _, e := range b.stream(topic).events[p.next:] {
+		for _, e := range b.stream(at.topic).events[p.next:] {
 			if p.wants(e) {
 				n++
 			}
@@ -242,12 +255,12 @@ func (b *Broker) Close() error {
 	return nil
 }
 
-func newPosition(types []string) *position {
-	return &position{types: types, pending: make(map[int]*entry), done: make(map[int]bool)}
+func newPosition(block events.Block, types []string, subscribers int) *position {
+	return &position{types: types, block: block, subscribers: subscribers, pending: make(map[int]*entry), done: make(map[int]bool)}
 }
 
 func (p *position) wants(e events.Event) bool {
-	return len(p.types) == 0 || slices.Contains(p.types, e.Type)
+	return p.block.Contains(e.Partition()) && (len(p.types) == 0 || slices.Contains(p.types, e.Type))
 }
 
 // restart sets the position back to the oldest event that was not acknowledged.
@@ -258,25 +271,49 @@ func (p *position) restart() {
 	clear(p.pending)
 }
 
-// Subscribe implements events.Subscriber.
+// recut forgets the positions of a cut into other blocks that nobody uses any
+// more.
+func recut(g map[place]*position, block events.Block) {
+	for at, p := range g {
+		if at.block.Size() != block.Size() && p.subscribers == 0 {
+			delete(g, at)
+		}
+	}
+}
+
+// Subscribe implements events.Subscriber. A group that subscribes with another
+// Block.Count than before starts anew at the oldest event.
 func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver func(context.Context, events.Delivery)) error {
 	if err := s.Validate(); err != nil {
 		return fmt.Errorf("memevents: %w", err)
 	}
+	if s.Block.Whole() {
+		s.Block = events.Block{} // 0 of 1 is the same
+	}
 	b.mu.Lock()
 	g := b.groups[s.Group]
 	if g == nil {
-		g = make(map[string]*position)
+		g = make(map[place]*position)
 		b.groups[s.Group] = g
 	}
+	recut(g, s.Block)
 	for _, t := range s.Topics {
-		if g[t] == nil {
-			g[t] = newPosition(s.Types)
+		at := place{t, s.Block}
+		if g[at] == nil {
+			g[at] = newPosition(s.Block, s.Types, 0)
 		}
-		g[t].types = s.Types
-		g[t].restart()
+		g[at].types = s.Types
+		g[at].subscribers++
+		g[at].restart()
 	}
 	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, t := range s.Topics {
+			g[place{t, s.Block}].subscribers--
+		}
+	}()
 	for ctx.Err() == nil {
 		d, changed, wait, err := b.take(s)
 		if err != nil {
@@ -307,7 +344,7 @@ func (b *Broker) take(s events.Subscription) (_ *delivery, changed <-chan struct
 	now := time.Now()
 	wait = b.ackWait
 	for _, topic := range s.Topics {
-		p, st := b.groups[s.Group][topic], b.stream(topic)
+		p, st := b.groups[s.Group][place{topic, s.Block}], b.stream(topic)
 		at := -1
 		for i, x := range p.pending {
 			if d := x.due.Sub(now); d > 0 {

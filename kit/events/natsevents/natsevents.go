@@ -11,7 +11,10 @@
 // attributes are headers with the prefix "ce-", percent-encoded as the
 // CloudEvents bindings say; Nats-Msg-Id is the event's ID, by which the server
 // drops a second copy within [Config.Duplicates]. A group is a durable pull
-// consumer of that name on each of its streams.
+// consumer of that name on each of its streams; where it takes blocks, one for
+// each, named <group>=<index>of<count>. A group that is cut into other blocks
+// goes on where all of those before had come to, and theirs are removed once
+// nobody asks them any more.
 //
 // # Order
 //
@@ -269,15 +272,13 @@ func (b *Broker) Pending(ctx context.Context, group string) (int, error) {
 	names := b.js.StreamNames(ctx)
 	n := 0
 	for stream := range names.Name() {
-		c, err := b.js.Consumer(ctx, stream, group)
-		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-			continue
-		}
+		all, err := b.consumers(ctx, stream, group)
 		if err != nil {
 			return 0, fmt.Errorf("natsevents: pending of %s on %s: %w", group, stream, err)
 		}
-		info := c.CachedInfo()
-		n += int(info.NumPending) + info.NumAckPending //nolint:gosec // a count of stored messages
+		for _, info := range all {
+			n += int(info.NumPending) + info.NumAckPending //nolint:gosec // a count of stored messages
+		}
 	}
 	if err := names.Err(); err != nil {
 		return 0, fmt.Errorf("natsevents: list streams: %w", err)

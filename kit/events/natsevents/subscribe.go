@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,7 +49,7 @@ func (b *Broker) follow(ctx context.Context, s events.Subscription, topic string
 		if err != nil {
 			wait = min(50*time.Millisecond<<min(failures, 10), 2*time.Second)
 			failures++
-			b.cfg.Logger.WarnContext(ctx, "natsevents: receiving was interrupted, starting again", "group", s.Group, "topic", topic, "error", err)
+			b.cfg.Logger.WarnContext(ctx, "natsevents: receiving was interrupted, starting again", "consumer", durable(s.Group, s.Block), "topic", topic, "error", err)
 		} else {
 			failures = 0
 		}
@@ -96,7 +97,7 @@ func (b *Broker) run(ctx context.Context, s events.Subscription, topic string, d
 		}
 		md, err := m.Metadata()
 		if err == nil && md.Sequence.Consumer != last+1 {
-			err = fmt.Errorf("natsevents: delivery %d of consumer %s on %s followed delivery %d; another subscriber took what is between them", md.Sequence.Consumer, s.Group, topic, last)
+			err = fmt.Errorf("natsevents: delivery %d of consumer %s on %s followed delivery %d; another subscriber took what is between them", md.Sequence.Consumer, durable(s.Group, s.Block), topic, last)
 		}
 		if err != nil {
 			stopped = true // what was taken would be overtaken
@@ -104,7 +105,12 @@ func (b *Broker) run(ctx context.Context, s events.Subscription, topic string, d
 			return
 		}
 		last++
-		deliver(newDelivery(m, topic, md))
+		d := newDelivery(m, topic, md)
+		if d.err == nil && len(s.Types) > 0 && !slices.Contains(s.Types, d.event.Type) {
+			_ = d.msg.Ack() // not wanted; see maxFilters
+			return
+		}
+		deliver(d)
 	}
 	consuming, err := c.Consume(handler,
 		// The server holds back at MaxAckPending, so nothing piles up here. A pull
@@ -142,41 +148,82 @@ func (b *Broker) consumer(ctx context.Context, s events.Subscription, topic stri
 	}
 	rctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
+	name := durable(s.Group, s.Block)
 	cfg := jetstream.ConsumerConfig{
-		Durable:       s.Group,
+		Durable:       name,
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       b.cfg.AckWait,
 		MaxAckPending: s.InFlight(),
 		MaxDeliver:    -1, // the inbox counts failures; the server's number counts crashes too
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 	}
-	for _, t := range s.Types {
-		cfg.FilterSubjects = append(cfg.FilterSubjects, topic+".*."+t)
+	if f := filters(s, topic); len(f) > 1 || f[0] != topic+".*.>" {
+		cfg.FilterSubjects = f
 	}
-	c, err = b.js.CreateOrUpdateConsumer(rctx, topic, cfg)
+	c, err = b.createOrUpdate(rctx, s, topic, cfg)
 	if err != nil {
-		return nil, 0, fmt.Errorf("natsevents: consumer %s of topic %s: %w", s.Group, topic, err)
+		return nil, 0, fmt.Errorf("natsevents: consumer %s of topic %s: %w", name, topic, err)
 	}
 	info, err := b.alone(ctx, c)
 	if err != nil {
-		return nil, 0, fmt.Errorf("natsevents: consumer %s of topic %s: %w", s.Group, topic, err)
+		return nil, 0, fmt.Errorf("natsevents: consumer %s of topic %s: %w", name, topic, err)
 	}
 	if info.NumAckPending == 0 {
 		return c, info.Delivered.Consumer, nil
 	}
 	rctx, cancel = context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	reset, err := b.js.ResetConsumer(rctx, topic, s.Group)
+	reset, err := b.js.ResetConsumer(rctx, topic, name)
 	if err == nil {
 		return c, reset.Delivered.Consumer, nil
 	}
 	if !b.nc.IsConnected() || ctx.Err() != nil {
-		return nil, 0, fmt.Errorf("natsevents: reset consumer %s of topic %s: %w", s.Group, topic, err)
+		return nil, 0, fmt.Errorf("natsevents: reset consumer %s of topic %s: %w", name, topic, err)
 	}
 	b.cfg.Logger.WarnContext(ctx, "natsevents: the server cannot reset a consumer (2.14 or newer can), waiting for AckWait instead",
-		"group", s.Group, "topic", topic, "wait", b.cfg.AckWait, "error", err)
+		"consumer", name, "topic", topic, "wait", b.cfg.AckWait, "error", err)
 	pause(ctx, b.cfg.AckWait)
 	return c, info.Delivered.Consumer, nil
+}
+
+// createOrUpdate makes the consumer what cfg says. The updated one keeps its
+// position; a new one starts where the group was, whichever its blocks.
+func (b *Broker) createOrUpdate(ctx context.Context, s events.Subscription, topic string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	c, err := b.js.Consumer(ctx, topic, cfg.Durable)
+	switch {
+	case err == nil:
+		old := c.CachedInfo().Config
+		cfg.DeliverPolicy, cfg.OptStartSeq = old.DeliverPolicy, old.OptStartSeq // cannot be changed
+		if old.AckWait != cfg.AckWait || old.MaxAckPending != cfg.MaxAckPending || !sameFilters(old, cfg) {
+			c, err = b.js.UpdateConsumer(ctx, topic, cfg)
+		}
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		var all map[events.Block]*jetstream.ConsumerInfo
+		if all, err = b.consumers(ctx, topic, s.Group); err != nil {
+			return nil, err
+		}
+		if from := start(all, s.Block); from > 1 {
+			cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, from
+		}
+		c, err = b.js.CreateConsumer(ctx, topic, cfg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, b.retire(ctx, topic, s.Group, s.Block)
+}
+
+// sameFilters compares filters; the server keeps a single one elsewhere.
+func sameFilters(a, b jetstream.ConsumerConfig) bool {
+	list := func(c jetstream.ConsumerConfig) []string {
+		f := slices.Clone(c.FilterSubjects)
+		if c.FilterSubject != "" {
+			f = append(f, c.FilterSubject)
+		}
+		slices.Sort(f)
+		return f
+	}
+	return slices.Equal(list(a), list(b))
 }
 
 // alone waits until no pull of another subscriber is left at the server. One that
