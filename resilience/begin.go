@@ -15,14 +15,15 @@ type Pass struct {
 
 // Begin asks the throttle, limiter, breaker and bulkhead for leave to start a
 // call that ends later. It is neither retried nor bounded in time, and holds a
-// permit until [Pass.End], which must be called once it is over.
-func (p *Pipeline) Begin(ctx context.Context) (*Pass, error) {
+// permit until [Pass.End], which must be called once it is over. Of call only
+// Endpoint matters.
+func (p *Pipeline) Begin(ctx context.Context, call Call) (*Pass, error) {
 	if err := p.gates(ctx); err != nil {
 		return nil, err
 	}
 	pass := &Pass{p: p}
-	if p.breaker != nil {
-		a, err := p.breaker.Begin(ctx)
+	if breaker := p.breakerOf(call.Endpoint); breaker != nil {
+		a, err := breaker.Begin(ctx)
 		if err != nil {
 			return nil, p.refused(ctx, err)
 		}
@@ -73,6 +74,8 @@ type Snapshot struct {
 	InFlight int // calls that hold a permit
 	Waiting  int // calls that wait for one
 	Budget   int // retries that could be made now
+	// Endpoints are those with a breaker of their own, by name.
+	Endpoints []EndpointSnapshot
 }
 
 // Snapshot returns the state, for consoles and gauges.
@@ -84,5 +87,6 @@ func (p *Pipeline) Snapshot() Snapshot {
 	if p.bulkhead != nil {
 		s.InFlight, s.Waiting = p.bulkhead.InFlight(), p.bulkhead.Waiting()
 	}
+	s.Endpoints = p.endpoints.snapshot()
 	return s
 }

@@ -76,6 +76,13 @@ type BreakerConfig struct {
 	// ProbeTimeout is how long a probe may take before it counts as failed, so
 	// that a hung one does not hold the breaker half-open. Defaults to OpenFor.
 	ProbeTimeout time.Duration
+	// MaxEndpoints, if more than 0, gives each endpoint of a pipeline's destination
+	// a breaker of its own, so that one broken method does not take the others
+	// with it; budget and bulkhead stay the destination's. The adapters name the
+	// endpoint, see [Call.Endpoint]. It bounds how many endpoints have one; further
+	// ones, and calls without an endpoint, share the destination's. At most 10,000;
+	// an endpoint costs about 2 KiB. Defaults to 0: one breaker for the destination.
+	MaxEndpoints int
 	// Off turns the breaker of a pipeline off.
 	Off bool
 }
@@ -143,8 +150,12 @@ func newBreaker(name string, c BreakerConfig, classify func(error) Class, onChan
 		checkDuration("Breaker.OpenFor", c.OpenFor),
 		checkCount("Breaker.Probes", c.Probes),
 		checkDuration("Breaker.ProbeTimeout", c.ProbeTimeout),
+		checkCount("Breaker.MaxEndpoints", c.MaxEndpoints),
 	); err != nil {
 		return nil, err
+	}
+	if c.MaxEndpoints > 10_000 {
+		return nil, fieldError("Breaker.MaxEndpoints", c.MaxEndpoints, "at most 10000")
 	}
 	if c.Buckets < 2 || c.Buckets > 100 {
 		return nil, fieldError("Breaker.Buckets", c.Buckets, "a number between 2 and 100")

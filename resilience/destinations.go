@@ -2,6 +2,7 @@ package resilience
 
 import (
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -14,6 +15,12 @@ type DestinationsConfig struct {
 	// It is called when the destination is first used, outside every lock; a bad
 	// value that it sets fails the requests to that destination.
 	Configure func(destination string, c *Config)
+	// HTTPEndpoint, if not nil, names the endpoint of a request that goes through
+	// [NewTransport], such as "POST /v1/orders", for breakers per endpoint
+	// (BreakerConfig.MaxEndpoints). It must answer from a fixed set of names; ""
+	// means the destination as a whole. Defaults to nil: HTTP requests have no
+	// endpoint. gRPC needs nothing of the kind: a call's endpoint is its full method.
+	HTTPEndpoint func(*http.Request) string
 	// Max bounds how many destinations are remembered; beyond it those not used
 	// lately are forgotten. Defaults to 4096, about 8 MiB.
 	Max int
@@ -118,6 +125,14 @@ func (d *Destinations) victim() int {
 			return i
 		}
 	}
+}
+
+// httpEndpoint is the endpoint of a request, for [Call.Endpoint].
+func (d *Destinations) httpEndpoint(r *http.Request) string {
+	if d.cfg.HTTPEndpoint == nil {
+		return ""
+	}
+	return d.cfg.HTTPEndpoint(r)
 }
 
 // Snapshot returns the state of each destination remembered, in no order.

@@ -24,6 +24,9 @@ type HedgeConfig struct {
 	AssumeIdempotent bool
 	// Hooks observe the hedge.
 	Hooks *Hooks
+	// On turns the hedge of a pipeline on. Defaults to off: it is for calls whose
+	// latency has a long tail that is not the load's.
+	On bool
 }
 
 // Hedge starts another attempt beside one that is slow, takes the first success
@@ -93,11 +96,17 @@ func (h *Hedge) Execute(ctx context.Context, fn func(context.Context) error) err
 	if retriesOff(ctx) || !h.cfg.AssumeIdempotent && !IsIdempotent(ctx) {
 		return fn(ctx)
 	}
+	return h.run(ctx, fn)
+}
+
+// run is Execute for a call that may be repeated.
+func (h *Hedge) run(ctx context.Context, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan hedgeResult, 1+h.cfg.MaxExtra) // losers never block
 	go runHedged(ctx, fn, results)
 	running, started := 1, 1
+	var last error
 	timer := time.NewTimer(h.currentDelay())
 	defer timer.Stop()
 	for {
@@ -114,8 +123,12 @@ func (h *Hedge) Execute(ctx context.Context, fn func(context.Context) error) err
 				h.measure(r.took)
 				return nil
 			}
+			// A rejection of one attempt must not hide that another was sent.
+			if last == nil || !IsLocalRejection(r.err) {
+				last = r.err
+			}
 			if running == 0 {
-				return r.err
+				return last
 			}
 		case <-timer.C:
 			if started > h.cfg.MaxExtra || !h.budget.Withdraw() {

@@ -14,6 +14,8 @@ type Config struct {
 	Retry RetryConfig
 	// Budget bounds the retries of all calls together.
 	Budget BudgetConfig
+	// Hedge starts another attempt beside a slow one. Off unless On is set.
+	Hedge HedgeConfig
 	// Throttle drops calls while the destination refuses most. Off unless On is set.
 	Throttle ThrottleConfig
 	// Limiter bounds the rate of attempts. Off unless PerSecond is set.
@@ -37,12 +39,14 @@ type Pipeline struct {
 	classify func(error) Class
 	hooks    *Hooks
 
-	retry    *Retry // nil: off, as for the next ones
-	budget   *Budget
-	throttle *Throttle
-	limiter  *Limiter
-	breaker  *Breaker
-	bulkhead *Bulkhead
+	retry     *Retry // nil: off, as for the next ones
+	budget    *Budget
+	hedge     *Hedge
+	throttle  *Throttle
+	limiter   *Limiter
+	breaker   *Breaker
+	endpoints *endpoints
+	bulkhead  *Bulkhead
 }
 
 var _ Policy = (*Pipeline)(nil)
@@ -75,6 +79,11 @@ func NewPipeline(name string, cfg *Config) (*Pipeline, error) {
 			return nil, err
 		}
 	}
+	if c.Hedge.On {
+		if p.hedge, err = p.newHedge(c.Hedge); err != nil {
+			return nil, err
+		}
+	}
 	if c.Throttle.On {
 		if p.throttle, err = newThrottle(name, c.Throttle, c.Classify); err != nil {
 			return nil, err
@@ -86,12 +95,17 @@ func NewPipeline(name string, cfg *Config) (*Pipeline, error) {
 		}
 	}
 	if !c.Breaker.Off {
-		var onChange func(from, to BreakerState)
-		if c.Hooks != nil && c.Hooks.BreakerState != nil {
-			onChange = func(from, to BreakerState) { c.Hooks.BreakerState(name, from, to) }
-		}
-		if p.breaker, err = newBreaker(name, c.Breaker, c.Classify, onChange); err != nil {
+		if p.breaker, err = p.newBreaker(name, c.Breaker); err != nil {
 			return nil, err
+		}
+		if c.Breaker.MaxEndpoints > 0 {
+			p.endpoints = &endpoints{max: c.Breaker.MaxEndpoints, make: func(endpoint string) *Breaker {
+				b, err := p.newBreaker(name+" "+endpoint, c.Breaker)
+				if err != nil {
+					panic(err) // the destination's has accepted the same configuration
+				}
+				return b
+			}}
 		}
 	}
 	if !c.Bulkhead.Off {
@@ -102,6 +116,29 @@ func NewPipeline(name string, cfg *Config) (*Pipeline, error) {
 	return p, nil
 }
 
+// newBreaker returns a breaker that reports to the pipeline's hooks.
+func (p *Pipeline) newBreaker(name string, c BreakerConfig) (*Breaker, error) {
+	var onChange func(from, to BreakerState)
+	if p.hooks != nil && p.hooks.BreakerState != nil {
+		onChange = func(from, to BreakerState) { p.hooks.BreakerState(name, from, to) }
+	}
+	return newBreaker(name, c, p.classify, onChange)
+}
+
+// newHedge returns a hedge that pays from the destination's budget and reports
+// to its hooks.
+func (p *Pipeline) newHedge(c HedgeConfig) (*Hedge, error) {
+	if c.Hooks == nil {
+		c.Hooks = p.hooks
+	}
+	h, err := NewHedge(p.name, p.budget, &c)
+	if err != nil {
+		return nil, err
+	}
+	h.budget = p.budget // also where it is nil: the budget is off
+	return h, nil
+}
+
 // Name returns the destination's name.
 func (p *Pipeline) Name() string { return p.name }
 
@@ -110,6 +147,7 @@ func (p *Pipeline) Name() string { return p.name }
 func (p *Pipeline) Budget() *Budget { return p.budget }
 
 // Breaker returns the destination's breaker, to force its mode; nil if it is off.
+// See [Pipeline.EndpointBreaker] for those of endpoints.
 func (p *Pipeline) Breaker() *Breaker { return p.breaker }
 
 // AttemptTimeout returns the bound of one attempt, 0 if there is none: for
@@ -124,13 +162,22 @@ type Call struct {
 	// context without a deadline of the pipeline, which outlives fn: a response
 	// body is read after the call has returned.
 	OwnTimeout bool
+	// Endpoint is the part of the destination that is called, for breakers per
+	// endpoint (BreakerConfig.MaxEndpoints): the full method of gRPC, a route of
+	// HTTP. Take it from a fixed set, never from data such as an id in a path.
+	// Empty means the destination as a whole.
+	Endpoint string
+	// Overlap says that fn may run beside itself, with a reply of its own for each
+	// attempt, so that the pipeline may hedge the call (Config.Hedge).
+	Overlap bool
 }
 
 // Execute makes a call under all policies of the pipeline. The call is retried
 // only if ctx is marked by [Idempotent] or an error proves that nothing was
-// sent.
+// sent. Where Config.Hedge is on, calls that are so marked may overlap: fn must
+// then not write to variables that it shares with itself; use [Do].
 func (p *Pipeline) Execute(ctx context.Context, fn func(context.Context) error) error {
-	return p.Call(ctx, Call{}, fn)
+	return p.Call(ctx, Call{Overlap: true}, fn)
 }
 
 // Call is Execute for adapters.
@@ -139,7 +186,12 @@ func (p *Pipeline) Call(ctx context.Context, call Call, fn func(context.Context)
 	if p.deadline.Total > 0 {
 		deadline = time.Now().Add(p.deadline.Total)
 	}
-	err := p.attempt(ctx, call, deadline, fn)
+	var err error
+	if p.hedge != nil && p.mayHedge(ctx, call) {
+		err = p.hedge.run(ctx, func(ctx context.Context) error { return p.attempt(ctx, call, deadline, fn) })
+	} else {
+		err = p.attempt(ctx, call, deadline, fn)
+	}
 	if err == nil {
 		p.budget.Deposit(true)
 		if p.hooks != nil && p.hooks.Done != nil {
@@ -148,6 +200,11 @@ func (p *Pipeline) Call(ctx context.Context, call Call, fn func(context.Context)
 		return nil
 	}
 	return p.failed(ctx, call, deadline, err, fn)
+}
+
+// mayHedge: retries are not hedged, so that each is paid for once.
+func (p *Pipeline) mayHedge(ctx context.Context, call Call) bool {
+	return call.Overlap && !retriesOff(ctx) && (call.Idempotent || p.hedge.cfg.AssumeIdempotent || IsIdempotent(ctx))
 }
 
 // failed is apart so that the path of success stays small.
@@ -174,10 +231,10 @@ func (p *Pipeline) attempt(ctx context.Context, call Call, deadline time.Time, f
 		return err
 	}
 	var err error
-	if p.breaker == nil {
+	if breaker := p.breakerOf(call.Endpoint); breaker == nil {
 		err = p.guarded(ctx, call, deadline, fn)
 	} else {
-		err = p.breaker.Execute(ctx, func(ctx context.Context) error {
+		err = breaker.Execute(ctx, func(ctx context.Context) error {
 			return p.guarded(ctx, call, deadline, fn)
 		})
 	}

@@ -114,11 +114,11 @@ func TestPipelineHooks(t *testing.T) {
 
 func TestPassHoldsAPermitUntilItsEnd(t *testing.T) {
 	p := mustPipeline(t, Config{Bulkhead: BulkheadConfig{MaxConcurrent: 1}})
-	pass, err := p.Begin(t.Context())
+	pass, err := p.Begin(t.Context(), Call{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Begin(t.Context()); !errors.Is(err, ErrBulkheadFull) {
+	if _, err := p.Begin(t.Context(), Call{}); !errors.Is(err, ErrBulkheadFull) {
 		t.Fatalf("got %v, want ErrBulkheadFull", err)
 	}
 	pass.End(t.Context(), errRemote)

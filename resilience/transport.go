@@ -57,6 +57,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	err = p.Call(req.Context(), Call{
 		Idempotent: rt.replayable && idempotentRequest(req),
 		OwnTimeout: true,
+		Endpoint:   t.destinations.httpEndpoint(req),
 	}, rt.attempt)
 	if rt.sent == 0 {
 		closeBody(req) // RoundTrip must close the body, also when it never read it

@@ -48,7 +48,7 @@ func (c *client) unary(ctx context.Context, method string, req, reply any, cc *g
 	if err != nil {
 		return err
 	}
-	err = p.Call(ctx, resilience.Call{Idempotent: c.idempotent(ctx, method)}, func(ctx context.Context) error {
+	err = p.Call(ctx, resilience.Call{Idempotent: c.idempotent(ctx, method), Endpoint: method}, func(ctx context.Context) error {
 		var (
 			on      peer.Peer
 			trailer metadata.MD
@@ -114,7 +114,7 @@ func (c *client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cli
 	if err != nil {
 		return nil, err
 	}
-	pass, err := p.Begin(ctx)
+	pass, err := p.Begin(ctx, resilience.Call{Endpoint: method})
 	if err != nil {
 		return nil, StatusError(err)
 	}

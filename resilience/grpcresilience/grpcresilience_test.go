@@ -231,7 +231,7 @@ func TestLocalRejectionsHaveTheirCode(t *testing.T) {
 		t.Fatalf("open, stream: %v", err)
 	}
 	p.Breaker().Force(resilience.BreakerAuto)
-	pass, err := p.Begin(t.Context())
+	pass, err := p.Begin(t.Context(), resilience.Call{})
 	if err != nil {
 		t.Fatal(err)
 	}
