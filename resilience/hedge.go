@@ -42,6 +42,8 @@ type Hedge struct {
 	name   string
 	cfg    HedgeConfig
 	budget *Budget
+	// classify tells an answer, which ends the hedging, from a failure.
+	classify func(error) Class
 
 	mu      sync.Mutex
 	samples []time.Duration // ring of the last latencies
@@ -77,7 +79,7 @@ func NewHedge(name string, budget *Budget, cfg *HedgeConfig) (*Hedge, error) {
 			return nil, err
 		}
 	}
-	return &Hedge{name: name, cfg: c, budget: budget, delay: c.Delay}, nil
+	return &Hedge{name: name, cfg: c, budget: budget, classify: Classify, delay: c.Delay}, nil
 }
 
 type hedgeResult struct {
@@ -89,20 +91,25 @@ type hedgeResult struct {
 
 var errGoexit = errors.New("resilience: the call ended its goroutine")
 
-// Execute calls fn, and again beside it if it is slow. It returns nil at the
-// first success, and the last error once no attempt is left. A panic of an
-// attempt is passed on to the caller.
+// Execute calls fn, and again beside it if it is slow. It returns at the first
+// success or definite answer (an error that is not retried, see [Class]), and
+// the last error once no attempt is left. A panic of an attempt is passed on to
+// the caller.
 func (h *Hedge) Execute(ctx context.Context, fn func(context.Context) error) error {
 	if retriesOff(ctx) || !h.cfg.AssumeIdempotent && !IsIdempotent(ctx) {
 		return fn(ctx)
 	}
-	return h.run(ctx, fn)
+	return h.run(ctx, false, fn)
 }
 
-// run is Execute for a call that may be repeated.
-func (h *Hedge) run(ctx context.Context, fn func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// run is Execute for a call that may be repeated. With ownContexts the caller
+// cancels the attempts that have lost: the winner's context must live on.
+func (h *Hedge) run(ctx context.Context, ownContexts bool, fn func(context.Context) error) error {
+	if !ownContexts {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+	}
 	results := make(chan hedgeResult, 1+h.cfg.MaxExtra) // losers never block
 	go runHedged(ctx, fn, results)
 	running, started := 1, 1
@@ -124,10 +131,11 @@ func (h *Hedge) run(ctx context.Context, fn func(context.Context) error) error {
 				return nil
 			}
 			// A rejection of one attempt must not hide that another was sent.
-			if last == nil || !IsLocalRejection(r.err) {
+			rejected := IsLocalRejection(r.err)
+			if last == nil || !rejected {
 				last = r.err
 			}
-			if running == 0 {
+			if running == 0 || !rejected && !h.classify(r.err).Retry {
 				return last
 			}
 		case <-timer.C:

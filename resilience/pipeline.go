@@ -136,6 +136,7 @@ func (p *Pipeline) newHedge(c HedgeConfig) (*Hedge, error) {
 		return nil, err
 	}
 	h.budget = p.budget // also where it is nil: the budget is off
+	h.classify = p.classify
 	return h, nil
 }
 
@@ -188,7 +189,7 @@ func (p *Pipeline) Call(ctx context.Context, call Call, fn func(context.Context)
 	}
 	var err error
 	if p.hedge != nil && p.mayHedge(ctx, call) {
-		err = p.hedge.run(ctx, func(ctx context.Context) error { return p.attempt(ctx, call, deadline, fn) })
+		err = p.hedge.run(ctx, call.OwnTimeout, func(ctx context.Context) error { return p.attempt(ctx, call, deadline, fn) })
 	} else {
 		err = p.attempt(ctx, call, deadline, fn)
 	}

@@ -1,0 +1,138 @@
+// Package lazyctx bounds the time of one attempt at a call. A bound of
+// package context costs a timer, a registration with the parent and four
+// allocations at once; most attempts end without anybody having looked. Here
+// they are made when the context is first watched (Done or Err), and the struct
+// can be a part of another one.
+package lazyctx
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Context is a context with a bound of its own. It is made by [Context.Init],
+// is not copied afterwards, and is safe for concurrent use. [Context.Cancel]
+// must be called once the attempt is over.
+//
+// Once watched, it is a context of package context in all but its type:
+// contexts derived from it register with that one directly, so none costs a
+// goroutine.
+type Context struct {
+	parent   context.Context
+	deadline time.Time // what Deadline answers
+	own      bool      // it is not the parent's
+	end      time.Time // of InitTimeout
+
+	made  atomic.Bool // the fields below are set for good
+	mu    sync.Mutex
+	ctx   context.Context
+	stop  context.CancelFunc // nil: nobody watched until Stop
+	timer *time.Timer
+	over  bool
+	fired atomic.Bool
+}
+
+var _ context.Context = (*Context)(nil)
+
+// Init makes c what context.WithDeadline(parent, d) would be; without a d, what
+// context.WithCancel would be.
+func (c *Context) Init(parent context.Context, d time.Time) {
+	c.parent, c.deadline, c.own = parent, d, !d.IsZero()
+	if before, ok := parent.Deadline(); ok && (!c.own || !d.Before(before)) {
+		c.deadline, c.own = before, false
+	}
+}
+
+// InitTimeout makes c a context that is cancelled at end, unless [Context.Stop]
+// comes first: a bound that ends before the context does. It shows in
+// [Context.TimedOut], not in Deadline. A zero end is no bound.
+func (c *Context) InitTimeout(parent context.Context, end time.Time) {
+	c.parent, c.end = parent, end
+	c.deadline, _ = parent.Deadline()
+}
+
+// Deadline is that of Init or the parent's, whichever comes first.
+func (c *Context) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+
+// Done begins to watch.
+func (c *Context) Done() <-chan struct{} { return c.watch().Done() }
+
+// Err begins to watch.
+func (c *Context) Err() error { return c.watch().Err() }
+
+// Value is the parent's. Once watched it answers package context's own question
+// too, by which derived contexts find where to register.
+func (c *Context) Value(key any) any {
+	if c.made.Load() {
+		return c.ctx.Value(key)
+	}
+	return c.parent.Value(key)
+}
+
+func (c *Context) watch() context.Context {
+	if c.made.Load() {
+		return c.ctx
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.made.Load() {
+		return c.ctx
+	}
+	if c.own {
+		c.ctx, c.stop = context.WithDeadline(c.parent, c.deadline)
+	} else {
+		c.ctx, c.stop = context.WithCancel(c.parent)
+	}
+	if c.over {
+		c.stop()
+	} else if !c.end.IsZero() {
+		c.timer = time.AfterFunc(time.Until(c.end), c.fire)
+	}
+	c.made.Store(true)
+	return c.ctx
+}
+
+func (c *Context) fire() {
+	c.fired.Store(true)
+	c.stop()
+}
+
+// Stop ends the bound of InitTimeout, not the context. inTime is false if it
+// was too late. watched says whether the context must still be cancelled: one
+// that nobody has watched by then is no more than its parent from now on.
+func (c *Context) Stop() (inTime, watched bool) {
+	if !c.made.Load() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.made.Load() {
+			c.ctx = c.parent
+			c.made.Store(true)
+			return true, false
+		}
+	}
+	return c.timer == nil || c.timer.Stop(), c.stop != nil
+}
+
+// TimedOut reports whether the bound of InitTimeout has cancelled the context.
+func (c *Context) TimedOut() bool { return c.fired.Load() }
+
+// Cancel ends the context. It may be called more than once.
+func (c *Context) Cancel() {
+	if !c.made.Load() {
+		c.mu.Lock()
+		if !c.made.Load() {
+			c.over = true
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+	}
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	if c.stop != nil {
+		c.stop()
+	}
+}
