@@ -99,6 +99,7 @@ type Breaker struct {
 	classify func(error) Class
 	cb       *gobreaker.CircuitBreaker[struct{}]
 	mode     atomic.Int32
+	forcing  sync.Mutex // serialises Force
 
 	// word is the generation and the state, word = generation<<2 | state. It is
 	// written under gobreaker's lock and read without it. A result counts only in
@@ -205,7 +206,7 @@ func (b *Breaker) readyToTrip(c gobreaker.Counts) bool {
 }
 
 // changed runs under gobreaker's lock.
-func (b *Breaker) changed(_ string, from, to gobreaker.State) {
+func (b *Breaker) changed(_ string, _, to gobreaker.State) {
 	generation := b.word.Load()>>2 + 1
 	b.word.Store(generation<<2 | uint64(stateOf(to)))
 	if to == gobreaker.StateOpen {
@@ -214,7 +215,9 @@ func (b *Breaker) changed(_ string, from, to gobreaker.State) {
 	if b.slow != nil {
 		b.slow.clear()
 	}
-	b.events.add(stateOf(from), stateOf(to))
+	if BreakerMode(b.mode.Load()) == BreakerAuto { // else it is not what callers meet
+		b.events.add(stateOf(to))
+	}
 }
 
 func stateOf(s gobreaker.State) BreakerState {
@@ -289,7 +292,11 @@ func (b *Breaker) health(ctx context.Context, err error) Health {
 	if isCallerGone(ctx) || IsLocalRejection(err) {
 		return Neutral
 	}
-	return b.classify(err).Health
+	c := b.classify(err)
+	if c.Refused {
+		return Neutral
+	}
+	return c.Health
 }
 
 func verdict(h Health) error {
@@ -305,6 +312,12 @@ func verdict(h Health) error {
 
 // State returns the state. An open breaker whose time is over is half-open.
 func (b *Breaker) State() BreakerState {
+	s := b.state()
+	b.events.dispatch()
+	return s
+}
+
+func (b *Breaker) state() BreakerState {
 	switch BreakerMode(b.mode.Load()) {
 	case BreakerForcedOpen:
 		return BreakerOpen
@@ -312,13 +325,35 @@ func (b *Breaker) State() BreakerState {
 		return BreakerClosed
 	}
 	b.expireProbes()
-	s := stateOf(b.cb.State())
-	b.events.dispatch()
-	return s
+	return stateOf(b.cb.State())
 }
 
-// Force sets the mode, until the next call of Force.
-func (b *Breaker) Force(m BreakerMode) { b.mode.Store(int32(m)) }
+// Force sets the mode, until the next call of Force. A change of state that
+// comes of it is reported like any other.
+func (b *Breaker) Force(m BreakerMode) {
+	b.forcing.Lock()
+	b.mode.Store(int32(m))
+	b.events.add(b.state())
+	b.forcing.Unlock()
+	b.events.dispatch()
+}
+
+// Mode returns the mode.
+func (b *Breaker) Mode() BreakerMode { return BreakerMode(b.mode.Load()) }
+
+// pinned reports whether a breaker in its place, fresh and closed, would let
+// calls pass that this one does not, or the reverse.
+func (b *Breaker) pinned() bool {
+	return b.Mode() != BreakerAuto ||
+		wordState(b.word.Load()) == BreakerOpen && time.Since(b.base) < time.Duration(b.openUntil.Load())
+}
+
+// retire reports a breaker that was forgotten as closed, since its successor
+// starts closed: a gauge would show its last state for ever.
+func (b *Breaker) retire() {
+	b.events.add(BreakerClosed)
+	b.events.dispatch()
+}
 
 // BreakerCounts is what a breaker's window holds.
 type BreakerCounts struct {
@@ -339,18 +374,24 @@ type stateEvents struct {
 	call    func(from, to BreakerState)
 	pending atomic.Bool
 	mu      sync.Mutex
+	last    BreakerState
 	queue   [][2]BreakerState
 	busy    bool
 }
 
-func (e *stateEvents) add(from, to BreakerState) {
+// add takes note of the state that callers meet now.
+func (e *stateEvents) add(now BreakerState) {
 	if e.call == nil {
 		return
 	}
 	e.mu.Lock()
-	e.queue = append(e.queue, [2]BreakerState{from, to})
+	defer e.mu.Unlock()
+	if now == e.last {
+		return
+	}
+	e.queue = append(e.queue, [2]BreakerState{e.last, now})
+	e.last = now
 	e.pending.Store(true)
-	e.mu.Unlock()
 }
 
 func (e *stateEvents) dispatch() {

@@ -44,6 +44,12 @@ type Class struct {
 	NeverSent bool
 	// After is how long the dependency asked to wait; 0 if it did not.
 	After time.Duration
+	// Refused says that a dependency that is up turned the request down to
+	// protect itself. A breaker does not count it: a server under ten times its
+	// load refuses nine of ten and works at full capacity, and a breaker that
+	// opened would leave it idle and refuse the critical with the rest. Throttle
+	// and budget go by Health.
+	Refused bool
 }
 
 // Classify is the default classification.
@@ -65,7 +71,7 @@ func Classify(err error) Class {
 	var re *RetryError
 	if errors.As(err, &re) {
 		c := Classify(re.Cause)
-		return Class{Health: c.Health}
+		return Class{Health: c.Health, Refused: c.Refused}
 	}
 	var own interface{ Class() Class }
 	if errors.As(err, &own) {

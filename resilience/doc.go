@@ -55,7 +55,9 @@
 // An error means one of three things for a dependency's health (see [Class]):
 // it failed, it answered (a refusal such as "not found" is an answer), or
 // nothing can be said. The last is a caller's cancellation and a local
-// rejection: neither moves a breaker.
+// rejection: neither moves a breaker. Nor does a server that sheds load, which
+// says so by 503 with Retry-After or UNAVAILABLE with RetryInfo: it is up, and
+// knows better than a breaker which calls to refuse.
 //
 // # Errors
 //

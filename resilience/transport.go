@@ -7,8 +7,10 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"sync/atomic"
+	"sync"
 	"time"
+
+	"github.com/napkin-kit/napkin/internal/lazyctx"
 )
 
 // NewTransport returns an http.RoundTripper that makes each request through the
@@ -24,7 +26,8 @@ import (
 // the budget is spent; local rejections are errors.
 //
 // Status 500 and above, except 501 and 505, and an attempt without an answer
-// count as failures for the breaker; 429 counts as an answer.
+// count as failures for the breaker; 429 counts as an answer. 503 with
+// Retry-After is how a server sheds load, and does not count (see [Class]).
 //
 // Criticality and attempt number travel in [HeaderCriticality] and
 // [HeaderAttempt]. An attempt's time bound and its permit end with the
@@ -53,71 +56,196 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
-	rt := roundTrip{base: t.base, p: p, req: req, replayable: replayable(req)}
+	r := &roundTrip{base: t.base, p: p, req: req, replayable: replayable(req)}
 	err = p.Call(req.Context(), Call{
-		Idempotent: rt.replayable && idempotentRequest(req),
+		Idempotent: r.replayable && idempotentRequest(req),
 		OwnTimeout: true,
 		Endpoint:   t.destinations.httpEndpoint(req),
-	}, rt.attempt)
-	if rt.sent == 0 {
+		Overlap:    r.replayable,
+	}, r.attempt)
+	a, sent := r.settle()
+	if !sent {
 		closeBody(req) // RoundTrip must close the body, also when it never read it
 	}
-	if err != nil {
-		if rt.resp != nil && isStatus(err) && req.Context().Err() == nil {
-			return rt.resp, nil
-		}
-		rt.discard()
+	if a == nil {
 		return nil, err
 	}
-	return rt.resp, nil
+	if err != nil && (!isStatus(err) || req.Context().Err() != nil) {
+		a.discard()
+		return nil, err
+	}
+	return a.resp, nil
 }
 
-// roundTrip is one request with all its attempts.
+// roundTrip is one request with all its attempts, which overlap if hedged.
 type roundTrip struct {
 	base       http.RoundTripper
 	p          *Pipeline
 	req        *http.Request
 	replayable bool
-	sent       int            // attempts handed to base
-	resp       *http.Response // of the last attempt
-	cancel     func()         // of that attempt
+
+	mu    sync.Mutex
+	sent  int            // attempts begun
+	first httpAttempt    // usually the only one
+	more  []*httpAttempt // the others
+	kept  *httpAttempt   // the one whose response is the call's, as things stand
+	over  bool           // the call has returned: what comes now is nobody's
+}
+
+// httpAttempt is one attempt: its context, which lives until the body of its
+// response is closed, and that response.
+type httpAttempt struct {
+	lazyctx.Context
+	resp   *http.Response
+	failed bool // resp is to be retried, if anything
 }
 
 func (r *roundTrip) attempt(ctx context.Context) error {
-	r.discard()
-	out, err := r.request(ctx)
+	a, n := r.begin()
+	if a == nil {
+		return context.Canceled // hedged, and another has won
+	}
+	a.InitTimeout(ctx, r.bound(ctx, n))
+	out, err := r.request(a, ctx, n)
 	if err != nil {
 		return Permanent(err)
 	}
-	r.sent++
-	timer := startAttempt(out, r.p.AttemptTimeout())
-	resp, err := r.base.RoundTrip(timer.req)
+	resp, err := a.send(r.base, out)
+	inTime, watched := a.Stop()
 	if err != nil {
-		return r.connectionError(timer.error(err))
+		a.Cancel()
+		if a.TimedOut() {
+			err = errAttemptTimeout
+		}
+		return r.connectionError(err)
 	}
-	if !timer.stop() { // it fired just now: the body would fail at once
+	if !inTime { // it fired just now: the body would fail at once
 		resp.Body.Close()
-		return timer.error(context.DeadlineExceeded)
+		a.Cancel()
+		return r.connectionError(errAttemptTimeout)
 	}
-	resp.Body = ownBody(resp.Body, timer.cancel)
-	r.resp, r.cancel = resp, timer.cancel
-	if class, failed := classifyStatus(resp); failed {
+	if watched {
+		resp.Body = ownBody(resp.Body, a)
+	}
+	class, failed := classifyStatus(resp)
+	a.resp, a.failed = resp, failed
+	r.keep(a)
+	if failed {
 		return &statusError{code: resp.StatusCode, class: class}
 	}
 	return nil
 }
 
-// request is the request to send: the original, or a copy where something must
-// differ.
-func (r *roundTrip) request(ctx context.Context) (*http.Request, error) {
-	req := r.req
-	attempt := AttemptFrom(ctx)
-	if r.sent == 0 && attempt == 1 && !HasCriticality(ctx) && ctx == req.Context() {
-		return req, nil
+// send is base.RoundTrip; should that panic, the context does not stay behind.
+func (a *httpAttempt) send(base http.RoundTripper, req *http.Request) (*http.Response, error) {
+	returned := false
+	defer func() {
+		if !returned {
+			a.Cancel()
+		}
+	}()
+	resp, err := base.RoundTrip(req)
+	returned = true
+	return resp, err
+}
+
+// begin returns the next attempt, nil if it is too late for one, and its number.
+// The response of one that failed is discarded first, so that its connection
+// serves this one.
+func (r *roundTrip) begin() (a *httpAttempt, n int) {
+	r.mu.Lock()
+	if r.over {
+		r.mu.Unlock()
+		return nil, 0
 	}
-	req = req.WithContext(ctx)
+	r.sent++
+	n, a = r.sent, &r.first
+	if n > 1 {
+		a = new(httpAttempt)
+		r.more = append(r.more, a)
+	}
+	var failed *httpAttempt
+	if r.kept != nil && r.kept.failed {
+		failed, r.kept = r.kept, nil
+	}
+	r.mu.Unlock()
+	if failed != nil {
+		failed.discard()
+	}
+	return a, n
+}
+
+// keep decides between the attempt's response and the one that came before: the
+// first success stays, else the latest response.
+func (r *roundTrip) keep(a *httpAttempt) {
+	r.mu.Lock()
+	loser := r.kept
+	if r.over || loser != nil && !loser.failed {
+		loser = a
+	} else {
+		r.kept = a
+	}
+	r.mu.Unlock()
+	if loser != nil {
+		loser.discard()
+	}
+}
+
+// settle ends the call: attempts that are still under way have lost. It returns
+// the one with the call's response, if any.
+func (r *roundTrip) settle() (kept *httpAttempt, sent bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	if r.kept != &r.first {
+		r.first.Cancel()
+	}
+	for _, a := range r.more {
+		if a != r.kept {
+			a.Cancel()
+		}
+	}
+	return r.kept, r.sent > 0
+}
+
+// bound is when the n-th attempt must have brought a header: after its own time,
+// and within the call's.
+func (r *roundTrip) bound(ctx context.Context, n int) time.Time {
+	d := r.p.AttemptTimeout()
+	if d <= 0 {
+		return time.Time{}
+	}
+	end := time.Now().Add(d)
+	if n > 1 {
+		if total, ok := ctx.Value(totalKey{}).(time.Time); ok && total.Before(end) {
+			end = total
+		}
+	}
+	return end
+}
+
+// totalKey is the key of the call's deadline in the context of a further attempt
+// that keeps its time itself. The first attempt needs none: its bound is at most
+// the call's.
+type totalKey struct{}
+
+func withTotal(ctx context.Context, call Call, deadline time.Time) context.Context {
+	if !call.OwnTimeout || deadline.IsZero() {
+		return ctx
+	}
+	return context.WithValue(ctx, totalKey{}, deadline)
+}
+
+// request is the request to send: a copy with the attempt's context, and what
+// else must differ.
+func (r *roundTrip) request(a *httpAttempt, ctx context.Context, n int) (*http.Request, error) {
+	req := r.req.WithContext(a)
+	attempt := AttemptFrom(ctx)
 	if attempt > 1 || HasCriticality(ctx) {
 		req.Header = r.req.Header.Clone()
+		if req.Header == nil {
+			req.Header = make(http.Header, 2)
+		}
 		if attempt > 1 {
 			req.Header.Set(HeaderAttempt, strconv.Itoa(attempt))
 		}
@@ -125,7 +253,7 @@ func (r *roundTrip) request(ctx context.Context) (*http.Request, error) {
 			req.Header.Set(HeaderCriticality, CriticalityFrom(ctx).String())
 		}
 	}
-	if r.sent > 0 && r.req.GetBody != nil {
+	if n > 1 && r.req.GetBody != nil {
 		b, err := r.req.GetBody()
 		if err != nil {
 			return nil, err
@@ -152,15 +280,11 @@ const (
 	drainTime = 250 * time.Millisecond
 )
 
-func (r *roundTrip) discard() {
-	if r.resp == nil {
-		return
-	}
-	dribble := time.AfterFunc(drainTime, r.cancel)
-	_, _ = io.CopyN(io.Discard, r.resp.Body, maxDrain)
+func (a *httpAttempt) discard() {
+	dribble := time.AfterFunc(drainTime, a.Cancel)
+	_, _ = io.CopyN(io.Discard, a.resp.Body, maxDrain)
 	dribble.Stop()
-	r.resp.Body.Close()
-	r.resp = nil
+	a.resp.Body.Close()
 }
 
 func replayable(req *http.Request) bool {
@@ -197,6 +321,7 @@ func classifyStatus(resp *http.Response) (c Class, failed bool) {
 	}
 	if d, ok := ParseRetryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
 		c.After = d
+		c.Refused = resp.StatusCode == http.StatusServiceUnavailable
 	}
 	return c, true
 }
@@ -218,40 +343,6 @@ func isStatus(err error) bool {
 	return errors.As(err, &s)
 }
 
-// attemptTimer bounds an attempt until its response's header has come. Its
-// context lives on until the body is closed.
-type attemptTimer struct {
-	req    *http.Request
-	cancel context.CancelFunc
-	timer  *time.Timer // nil: no bound
-	fired  atomic.Bool
-}
-
-func startAttempt(req *http.Request, d time.Duration) *attemptTimer {
-	ctx, cancel := context.WithCancel(req.Context())
-	t := &attemptTimer{req: req.WithContext(ctx), cancel: cancel}
-	if d > 0 {
-		t.timer = time.AfterFunc(d, func() {
-			t.fired.Store(true)
-			cancel()
-		})
-	}
-	return t
-}
-
-// stop ends the bound; false means that it was too late.
-func (t *attemptTimer) stop() bool { return t.timer == nil || t.timer.Stop() }
-
-// error turns the cancellation that the timer caused into what it is.
-func (t *attemptTimer) error(err error) error {
-	t.stop()
-	t.cancel()
-	if t.fired.Load() {
-		return errAttemptTimeout
-	}
-	return err
-}
-
 var errAttemptTimeout error = &marked{
 	err:   fmt.Errorf("attempt: no response in time: %w", context.DeadlineExceeded),
 	class: Class{Health: Unhealthy, Retry: true},
@@ -259,31 +350,31 @@ var errAttemptTimeout error = &marked{
 
 // ownBody frees the attempt's context once the body is closed. The body of a
 // 101 response can also be written to, and must stay so.
-func ownBody(b io.ReadCloser, cancel func()) io.ReadCloser {
+func ownBody(b io.ReadCloser, a *httpAttempt) io.ReadCloser {
 	if rw, ok := b.(io.ReadWriteCloser); ok {
-		return &duplexBody{ReadWriteCloser: rw, cancel: cancel}
+		return &duplexBody{ReadWriteCloser: rw, a: a}
 	}
-	return &body{ReadCloser: b, cancel: cancel}
+	return &body{ReadCloser: b, a: a}
 }
 
 type body struct {
 	io.ReadCloser
-	cancel func()
+	a *httpAttempt
 }
 
 func (b *body) Close() error {
 	err := b.ReadCloser.Close()
-	b.cancel()
+	b.a.Cancel()
 	return err
 }
 
 type duplexBody struct {
 	io.ReadWriteCloser
-	cancel func()
+	a *httpAttempt
 }
 
 func (b *duplexBody) Close() error {
 	err := b.ReadWriteCloser.Close()
-	b.cancel()
+	b.a.Cancel()
 	return err
 }

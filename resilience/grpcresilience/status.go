@@ -19,6 +19,8 @@ import (
 // Classify says what a gRPC error means, by its status code:
 //
 //   - UNAVAILABLE and DEADLINE_EXCEEDED: a failure, may be retried;
+//   - UNAVAILABLE with RetryInfo: refused by a server that sheds load, may be
+//     retried, and no reason for a breaker to open;
 //   - UNKNOWN, INTERNAL, DATA_LOSS: a failure, not retried;
 //   - CANCELLED: neutral;
 //   - RESOURCE_EXHAUSTED: an answer, retried if the server says when (RetryInfo);
@@ -33,7 +35,9 @@ func Classify(err error) resilience.Class {
 	st := s.GRPCStatus()
 	after, asked := retryInfo(st)
 	switch st.Code() {
-	case codes.Unavailable, codes.DeadlineExceeded:
+	case codes.Unavailable:
+		return resilience.Class{Health: resilience.Unhealthy, Retry: true, After: after, Refused: asked}
+	case codes.DeadlineExceeded:
 		return resilience.Class{Health: resilience.Unhealthy, Retry: true, After: after}
 	case codes.Unknown, codes.Internal, codes.DataLoss:
 		return resilience.Class{Health: resilience.Unhealthy}
