@@ -69,16 +69,22 @@ type EndpointSnapshot struct {
 	Counts   BreakerCounts
 }
 
+// each calls f for every endpoint with a breaker of its own; e may be nil.
+func (e *endpoints) each(f func(endpoint string, b *Breaker)) {
+	if e == nil {
+		return
+	}
+	e.known.Range(func(name, b any) bool {
+		f(name.(string), b.(*Breaker))
+		return true
+	})
+}
+
 // snapshot returns the endpoints in the order of their names.
 func (e *endpoints) snapshot() []EndpointSnapshot {
-	if e == nil {
-		return nil
-	}
 	var all []EndpointSnapshot
-	e.known.Range(func(name, b any) bool {
-		breaker := b.(*Breaker)
-		all = append(all, EndpointSnapshot{Endpoint: name.(string), Breaker: breaker.State(), Counts: breaker.Counts()})
-		return true
+	e.each(func(name string, b *Breaker) {
+		all = append(all, EndpointSnapshot{Endpoint: name, Breaker: b.State(), Counts: b.Counts()})
 	})
 	slices.SortFunc(all, func(a, b EndpointSnapshot) int { return strings.Compare(a.Endpoint, b.Endpoint) })
 	return all

@@ -2,7 +2,9 @@ package resilience
 
 import (
 	"container/list"
+	"crypto/sha256"
 	"hash/maphash"
+	"strings"
 	"sync"
 
 	"golang.org/x/time/rate"
@@ -13,8 +15,9 @@ type KeyedLimiterConfig struct {
 	// Limit is each key's.
 	Limit LimiterConfig
 	// MaxKeys bounds how many keys are remembered; beyond it the one unused for
-	// longest is forgotten, and would start with a full bucket. Defaults to
-	// 65536, about 15 MiB.
+	// longest is forgotten, and would start with a full bucket. Keys of more than
+	// 64 bytes are kept as their SHA-256, so that a caller who chooses the key
+	// does not choose the memory. Defaults to 65536, about 20 MiB.
 	MaxKeys int
 }
 
@@ -80,7 +83,14 @@ func (l *KeyedLimiter) Keys() int {
 	return n
 }
 
+// maxKey bounds the keys that are kept as they are.
+const maxKey = 64
+
 func (l *KeyedLimiter) bucket(key string) *rate.Limiter {
+	if len(key) > maxKey {
+		sum := sha256.Sum256([]byte(key))
+		key = "sha256:" + string(sum[:])
+	}
 	s := &l.shards[maphash.String(l.seed, key)%keyShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,6 +102,7 @@ func (l *KeyedLimiter) bucket(key string) *rate.Limiter {
 		oldest := s.lru.Remove(s.lru.Back()).(*keyedBucket)
 		delete(s.keys, oldest.key)
 	}
+	key = strings.Clone(key) // it may be a piece of a large header
 	b := &keyedBucket{key: key, limiter: rate.NewLimiter(rate.Limit(l.cfg.Limit.PerSecond), l.cfg.Limit.Burst)}
 	s.keys[key] = s.lru.PushFront(b)
 	return b.limiter

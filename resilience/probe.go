@@ -28,7 +28,7 @@ func (b *Breaker) Begin(_ context.Context) (Admission, error) {
 		return Admission{b: b, mode: m, word: b.word.Load(), start: b.now()}, nil
 	}
 	for {
-		b.expireProbes()
+		b.expireProbes()               // the branches below dispatch
 		switch stateOf(b.cb.State()) { // takes an open breaker to half-open in time
 		case BreakerOpen:
 			b.events.dispatch()
@@ -82,9 +82,11 @@ func (a Admission) done(h Health) {
 		return // its time was over: it has counted as a failure
 	}
 	a.b.record(a.word, verdict(h))
+	a.b.events.dispatch()
 }
 
-// record counts an outcome if the breaker is still in the generation w.
+// record counts an outcome if the breaker is still in the generation w. The
+// events are the caller's to dispatch.
 func (b *Breaker) record(w uint64, verdict error) {
 	if verdict == errNotCounted || b.word.Load() != w { //nolint:errorlint // never wrapped
 		return
@@ -95,7 +97,6 @@ func (b *Breaker) record(w uint64, verdict error) {
 		}
 		return struct{}{}, verdict
 	})
-	b.events.dispatch()
 }
 
 // run makes the call of an admission. A panic is a failure; a goroutine that is
