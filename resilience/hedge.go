@@ -82,6 +82,10 @@ func NewHedge(name string, budget *Budget, cfg *HedgeConfig) (*Hedge, error) {
 	return &Hedge{name: name, cfg: c, budget: budget, classify: Classify, delay: c.Delay}, nil
 }
 
+// Hedge returns the destination's hedge; nil if it is off. For adapters, which
+// give each attempt a reply of its own only where attempts may overlap.
+func (p *Pipeline) Hedge() *Hedge { return p.hedge }
+
 type hedgeResult struct {
 	err      error
 	panicked any

@@ -3,6 +3,8 @@ package resilience
 import (
 	"context"
 	"time"
+
+	"github.com/napkin-kit/napkin/internal/lazyctx"
 )
 
 // Config sets up a [Pipeline]. Its zero value means the defaults: deadlines,
@@ -189,7 +191,7 @@ func (p *Pipeline) Call(ctx context.Context, call Call, fn func(context.Context)
 	}
 	var err error
 	if p.hedge != nil && p.mayHedge(ctx, call) {
-		err = p.hedge.run(ctx, call.OwnTimeout, func(ctx context.Context) error { return p.attempt(ctx, call, deadline, fn) })
+		err = p.hedge.run(ctx, call.OwnTimeout, func(ctx context.Context) error { return p.attempt(withTotal(ctx, call, deadline), call, deadline, fn) })
 	} else {
 		err = p.attempt(ctx, call, deadline, fn)
 	}
@@ -216,7 +218,7 @@ func (p *Pipeline) failed(ctx context.Context, call Call, deadline time.Time, er
 		// out: when everything is refused, refusing must cost little.
 	} else if p.retry != nil {
 		attempts, err = p.retry.again(ctx, err, call.Idempotent || IsIdempotent(ctx), deadline,
-			func(ctx context.Context) error { return p.attempt(ctx, call, deadline, fn) })
+			func(ctx context.Context) error { return p.attempt(withTotal(ctx, call, deadline), call, deadline, fn) })
 	} else if !isCallerGone(ctx) && !IsLocalRejection(err) {
 		p.budget.Deposit(p.classify(err).Health == Healthy)
 	}
@@ -285,7 +287,8 @@ func (p *Pipeline) guarded(ctx context.Context, call Call, deadline time.Time, f
 			deadline = d
 		}
 	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	return fn(ctx)
+	bound := new(lazyctx.Context)
+	bound.Init(ctx, deadline)
+	defer bound.Cancel()
+	return fn(bound)
 }

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -26,44 +30,98 @@ var (
 )
 
 // DialOptions makes a connection's calls through the pipeline of a destination:
-// its name in d, usually the peer's. Interceptors given to grpc.NewClient before
-// these options run outside, those given after run once per attempt.
+// its name in d, usually the peer's. Nil destinations mean some of its own, with
+// the defaults. Interceptors given to grpc.NewClient before these options run
+// outside, those given after run once per attempt.
+//
+// grpc's own retries are turned off. Without a name, or where
+// DestinationsConfig.Configure sets a bad value, each call fails with INTERNAL.
 func DialOptions(d *resilience.Destinations, destination string) []grpc.DialOption {
-	c := &client{destinations: d, name: destination}
+	c := NewClient(d, destination)
 	return []grpc.DialOption{
 		grpc.WithDisableRetry(),
-		grpc.WithChainUnaryInterceptor(c.unary),
-		grpc.WithChainStreamInterceptor(c.stream),
+		grpc.WithChainUnaryInterceptor(c.Unary),
+		grpc.WithChainStreamInterceptor(c.Stream),
 	}
 }
 
-type client struct {
+// Client makes calls through the pipeline of a destination. [DialOptions] is the
+// shorter way to the same; a Client is for those who order the interceptors
+// themselves, and who then pass grpc.WithDisableRetry too. It is safe for
+// concurrent use.
+type Client struct {
 	destinations *resilience.Destinations
 	name         string
-	methods      sync.Map // method → bool: declared idempotent
+	methods      methodSet // declared idempotent
 }
 
-func (c *client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+// NewClient returns the client side for a destination: its name in d, usually
+// the peer's. Nil destinations mean some of its own, with the defaults.
+func NewClient(d *resilience.Destinations, destination string) *Client {
+	if d == nil {
+		var err error
+		if d, err = resilience.NewDestinations(nil); err != nil {
+			panic(err) // the defaults are valid
+		}
+	}
+	return &Client{destinations: d, name: destination}
+}
+
+func (c *Client) pipeline() (*resilience.Pipeline, error) {
 	p, err := c.destinations.Get(c.name)
+	if err != nil {
+		return nil, &rejected{err: err, code: codes.Internal} // a mistake in this process
+	}
+	return p, nil
+}
+
+// Unary is a grpc.UnaryClientInterceptor.
+func (c *Client) Unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	p, err := c.pipeline()
 	if err != nil {
 		return err
 	}
-	err = p.Call(ctx, resilience.Call{Idempotent: c.idempotent(ctx, method), Endpoint: method}, func(ctx context.Context) error {
-		var (
-			on      peer.Peer
-			trailer metadata.MD
-		)
-		err := invoker(toWire(ctx), method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.Peer(&on), grpc.Trailer(&trailer))...)
-		if err == nil {
-			return nil
+	call := resilience.Call{Idempotent: c.idempotent(ctx, method), Endpoint: method}
+	u := &unary{method: method, req: req, reply: reply, cc: cc, invoker: invoker}
+	if p.Hedge() != nil {
+		if m, ok := reply.(proto.Message); ok {
+			call.Overlap = true
+			return StatusError(hedged(ctx, p, call, u, m, opts))
 		}
-		if err := unsendable(err, req); err != nil {
-			return err
-		}
-		// Without a peer the attempt never had a stream on a connection.
-		return attemptError(err, on.Addr != nil, trailer)
-	})
-	return StatusError(err)
+	}
+	u.observe(opts)
+	return StatusError(p.Call(ctx, call, u.attempt))
+}
+
+// unary is one call with all its attempts, which do not overlap.
+type unary struct {
+	method     string
+	req, reply any
+	cc         *grpc.ClientConn
+	invoker    grpc.UnaryInvoker
+
+	opts    []grpc.CallOption
+	space   [6]grpc.CallOption // for opts
+	on      peer.Peer          // of the last attempt
+	trailer metadata.MD        // of the last attempt
+}
+
+// observe adds to the caller's options what tells how an attempt ended.
+func (u *unary) observe(opts []grpc.CallOption) {
+	u.opts = append(append(u.space[:0], opts...), grpc.Peer(&u.on), grpc.Trailer(&u.trailer))
+}
+
+func (u *unary) attempt(ctx context.Context) error {
+	u.on, u.trailer = peer.Peer{}, nil
+	err := u.invoker(toWire(ctx), u.method, u.req, u.reply, u.cc, u.opts...)
+	if err == nil {
+		return nil
+	}
+	if err := unsendable(err, u.req); err != nil {
+		return err
+	}
+	// Without a peer the attempt never had a stream on a connection.
+	return attemptError(err, u.on.Addr != nil, u.trailer)
 }
 
 // toWire adds criticality and attempt number to the outgoing metadata.
@@ -77,23 +135,38 @@ func toWire(ctx context.Context) context.Context {
 	return ctx
 }
 
-func (c *client) idempotent(ctx context.Context, method string) bool {
-	if c.declared(method) || resilience.IsIdempotent(ctx) {
-		return true
-	}
-	md, ok := metadata.FromOutgoingContext(ctx)
-	return ok && len(md.Get(metaKey)) > 0
+func (c *Client) idempotent(ctx context.Context, method string) bool {
+	return c.methods.has(method) || resilience.IsIdempotent(ctx) || len(metadata.ValueFromOutgoingContext(ctx, metaKey)) > 0
 }
 
-// declared reports whether the method has an idempotency_level. The methods of
-// a connection are few, so the answers are kept.
-func (c *client) declared(method string) bool {
-	if v, ok := c.methods.Load(method); ok {
-		return v.(bool)
+// methodSet remembers which methods have an idempotency_level. The methods of a
+// connection are few, so the answers are kept, up to maxMethods of them.
+type methodSet struct {
+	known atomic.Pointer[map[string]bool] // replaced, never written to
+	mu    sync.Mutex
+}
+
+const maxMethods = 1024
+
+func (s *methodSet) has(method string) bool {
+	if known := s.known.Load(); known != nil {
+		if declared, ok := (*known)[method]; ok {
+			return declared
+		}
 	}
-	v := declaredIdempotent(method)
-	c.methods.Store(method, v)
-	return v
+	declared := declaredIdempotent(method)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := map[string]bool{}
+	if known := s.known.Load(); known != nil {
+		if len(*known) >= maxMethods {
+			return declared
+		}
+		next = maps.Clone(*known)
+	}
+	next[strings.Clone(method)] = declared
+	s.known.Store(&next)
+	return declared
 }
 
 func declaredIdempotent(method string) bool {
@@ -109,8 +182,9 @@ func declaredIdempotent(method string) bool {
 	return options.GetIdempotencyLevel() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN
 }
 
-func (c *client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	p, err := c.destinations.Get(c.name)
+// Stream is a grpc.StreamClientInterceptor.
+func (c *Client) Stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	p, err := c.pipeline()
 	if err != nil {
 		return nil, err
 	}
