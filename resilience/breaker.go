@@ -68,13 +68,17 @@ type BreakerConfig struct {
 	// SlowRate opens the breaker when this share of calls is slow. Defaults to
 	// 0.8. It has no effect without SlowCall.
 	SlowRate float64
-	// OpenFor is how long the breaker stays open. Defaults to 5 s.
+	// OpenFor is how long the breaker stays open: so much later than need be may
+	// calls pass again. Defaults to 1 s. Long times are meant to spare the
+	// destination; here that is the budget's part, and all that comes in OpenFor
+	// is a few probes.
 	OpenFor time.Duration
 	// Probes is how many calls pass half-open; as many successes close the
 	// breaker, one failure opens it again. Defaults to 3.
 	Probes int
 	// ProbeTimeout is how long a probe may take before it counts as failed, so
-	// that a hung one does not hold the breaker half-open. Defaults to OpenFor.
+	// that a hung one does not hold the breaker half-open. Defaults to 5 s, or
+	// OpenFor if that is longer.
 	ProbeTimeout time.Duration
 	// MaxEndpoints, if more than 0, gives each endpoint of a pipeline's destination
 	// a breaker of its own, so that one broken method does not take the others
@@ -138,9 +142,9 @@ func newBreaker(name string, c BreakerConfig, classify func(error) Class, onChan
 	c.MinCalls = orDefault(c.MinCalls, 20)
 	c.FailureRate = orDefault(c.FailureRate, 0.5)
 	c.SlowRate = orDefault(c.SlowRate, 0.8)
-	c.OpenFor = orDefault(c.OpenFor, 5*time.Second)
+	c.OpenFor = orDefault(c.OpenFor, time.Second)
 	c.Probes = orDefault(c.Probes, 3)
-	c.ProbeTimeout = orDefault(c.ProbeTimeout, c.OpenFor)
+	c.ProbeTimeout = orDefault(c.ProbeTimeout, max(5*time.Second, c.OpenFor))
 	if err := firstError(
 		checkDuration("Breaker.Window", c.Window),
 		checkCount("Breaker.Buckets", c.Buckets),
