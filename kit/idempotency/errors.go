@@ -1,10 +1,13 @@
 package idempotency
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/napkin-kit/napkin/kit/problem"
+	"github.com/napkin-kit/napkin/kit/sqldb"
 )
 
 // What goes wrong. Each is also a *problem.Problem for errors.As, so that
@@ -24,7 +27,23 @@ var (
 	ErrTooLarge error = &failure{http.StatusInternalServerError, "idempotency_response_too_large", "the answer is too large to be stored", 0}
 	// ErrFull: the store holds as many keys as it may. 503.
 	ErrFull error = &failure{http.StatusServiceUnavailable, "idempotency_store_full", "too many requests are remembered right now; try again later", 5 * time.Second}
+	// ErrUnavailable: the database of keys cannot be reached, is full, or gave up
+	// on a conflict. Whether a transaction that was committing holds is not known
+	// then; a retry with the same key finds out. 503.
+	ErrUnavailable error = &failure{http.StatusServiceUnavailable, "idempotency_store_unavailable", "this request could not be worked on, or its outcome is not known yet; send it again with the same Idempotency-Key", time.Second}
 )
+
+// unavailable makes ErrUnavailable of a database's failure to work at all, which
+// says nothing about the request. Any other error is returned as it is.
+func unavailable(err error) error {
+	if err == nil || !sqldb.IsUnavailable(err) && !sqldb.IsRetryable(err) {
+		return err
+	}
+	if _, ok := errors.AsType[*problem.Problem](err); ok {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
 
 // failure is a sentinel that knows how it is answered.
 type failure struct {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,15 +48,18 @@ type ServerConfig struct {
 	// LeaseTTL is how long a claim outlives the process that made it. It is
 	// renewed every third of it while the handler runs. Defaults to 30 s.
 	LeaseTTL time.Duration
-	// MaxStoredBody bounds a stored response's body in bytes, in leased mode. The
-	// first caller gets a larger one whole, a replay only its status and headers
-	// with "Idempotent-Body: omitted". Defaults to 64 KiB.
+	// MaxStoredBody bounds a stored response's body in bytes, in leased mode, and
+	// so what is held of an answer in memory. The first caller gets a larger one
+	// whole, a replay only its status and headers with "Idempotent-Body:
+	// omitted". Defaults to 64 KiB.
 	MaxStoredBody int
 	// Wait is how long a request in leased mode waits for one that runs with the
 	// same key, before it is answered 409. Defaults to 0, not at all.
 	Wait time.Duration
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
+
+	leases *Leases
 }
 
 var defaultStoreHeaders = []string{"Location", "Content-Location", "Etag", "Last-Modified", "Link", "Content-Language"}
@@ -98,12 +102,20 @@ func (c ServerConfig) resolve() (ServerConfig, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	return c, nil
+	if c.Leased == nil {
+		return c, nil
+	}
+	var err error
+	c.leases, err = NewLeases(c.Leased, &LeaseConfig{TTL: c.LeaseTTL, MaxBody: c.MaxStoredBody, Wait: c.Wait, Logger: c.Logger})
+	return c, err
 }
 
 func defaultRule(r *http.Request) Rule {
 	if r.Method != http.MethodPost && r.Method != http.MethodPatch {
 		return Rule{}
+	}
+	if strings.HasPrefix(r.Pattern, r.Method+" ") {
+		return Rule{Operation: r.Pattern, Required: true}
 	}
 	if r.Pattern != "" {
 		return Rule{Operation: r.Method + " " + r.Pattern, Required: true}
@@ -142,14 +154,16 @@ func Middleware(cfg ServerConfig) (func(http.Handler) http.Handler, error) {
 				problem.Write(w, r, err)
 				return
 			}
-			q := *r // the caller's request keeps its own body
-			body := hashBody(w, &q, c.MaxBody)
-			in := &incoming{key: Key{Value: value, Scope: scope, Operation: rule.Operation}, body: body, r: r, allow: c.StoreHeaders}
+			k := Key{Value: value, Scope: scope, Operation: rule.Operation}
 			if c.Leased != nil {
-				c.serveLeased(w, &q, in, next)
+				var q leasedRequest
+				q.in.open(w, r, k, &c)
+				c.serveLeased(w, r, &q, next)
 				return
 			}
-			next.ServeHTTP(w, q.WithContext(in.into(r.Context())))
+			var in incoming
+			in.open(w, r, k, &c)
+			next.ServeHTTP(w, in.serve(r, &in))
 		})
 	}, nil
 }
@@ -166,10 +180,11 @@ func headerKey(r *http.Request) (string, error) {
 	return "", fmt.Errorf("%w: it was sent %d times", ErrKeyInvalid, len(values))
 }
 
-// incoming is a request whose fingerprint is not known before its body is.
+// incoming is a request whose fingerprint is not known before its body is, and
+// the context that says so.
 type incoming struct {
-	body  *hashedBody
-	r     *http.Request
+	context.Context
+	body  hashedBody
 	allow []string // headers to store
 
 	mu  sync.Mutex
@@ -179,18 +194,33 @@ type incoming struct {
 
 type incomingHTTP struct{}
 
-func (in *incoming) into(ctx context.Context) context.Context {
-	return context.WithValue(WithLazyRequest(ctx, in.request), incomingHTTP{}, in)
+func (in *incoming) open(w http.ResponseWriter, r *http.Request, k Key, c *ServerConfig) {
+	in.Context, in.key, in.allow = r.Context(), k, c.StoreHeaders
+	in.body.open(w, r, k.Scope, c.MaxBody)
+}
+
+func (in *incoming) Value(key any) any {
+	switch key.(type) {
+	case incomingKey:
+		return in
+	case incomingHTTP:
+		return in
+	}
+	return in.Context.Value(key)
+}
+
+// serve returns the request for the handler; the caller's keeps its own body.
+func (in *incoming) serve(r *http.Request, ctx context.Context) *http.Request { //nolint:revive // the request first, as it is what is served
+	r = r.WithContext(ctx)
+	r.Body = &in.body
+	return r
 }
 
 func (in *incoming) request() (Key, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.key.Fingerprint == nil && in.err == nil {
-		var sum []byte
-		if sum, in.err = in.body.sum(); in.err == nil {
-			in.key.Fingerprint = Fingerprint([]byte(in.r.Method), []byte(in.r.URL.Path), []byte(in.r.URL.RawQuery), []byte(in.key.Scope), sum)
-		}
+		in.key.Fingerprint, in.err = in.body.sum()
 	}
 	return in.key, in.err
 }
@@ -231,6 +261,9 @@ func InTx[T any](s TxStore, runner sqldb.Runner[T], fn func(ctx context.Context,
 		}
 		run := func(ctx context.Context, tx T) (Response, error) {
 			resp, err := fn(ctx, tx, r)
+			if err == nil {
+				err = resp.check()
+			}
 			if err == nil && !storable(resp.Code) {
 				err = errUnstored{resp}
 			}
@@ -259,10 +292,10 @@ func InTx[T any](s TxStore, runner sqldb.Runner[T], fn func(ctx context.Context,
 			resp, err = u.resp, nil
 		}
 		if err != nil {
-			problem.Write(w, r, err)
+			problem.Write(w, r, unavailable(err))
 			return
 		}
-		write(w, resp, replayed)
+		write(w, r, resp, replayed)
 	})
 }
 
@@ -272,20 +305,37 @@ func storable(code int) bool { return code != http.StatusTooManyRequests && code
 
 // allowed returns the headers that may be stored.
 func allowed(h map[string][]string, names []string) map[string][]string {
-	var kept map[string][]string
-	for name, values := range h {
-		if slices.Contains(names, http.CanonicalHeaderKey(name)) {
-			if kept == nil {
-				kept = make(map[string][]string, len(names))
-			}
-			kept[http.CanonicalHeaderKey(name)] = slices.Clone(values)
-		}
+	if len(h) == 0 {
+		return nil
 	}
+	kept := map[string][]string{}
+	allow(kept, h, names)
 	return kept
 }
 
-// write answers a response.
-func write(w http.ResponseWriter, resp Response, replayed bool) {
+func allow(kept, h map[string][]string, names []string) {
+	for name, values := range h {
+		if name = http.CanonicalHeaderKey(name); slices.Contains(names, name) {
+			kept[name] = values
+		}
+	}
+}
+
+// check says whether an HTTP answer can be made of r. One that cannot must not be
+// stored, where every replay would meet it.
+func (r Response) check() error {
+	if r.Code != 0 && (r.Code < 200 || r.Code > 999) {
+		return fmt.Errorf("idempotency: Response.Code %d is not the HTTP status of an answer: use 200 to 599, or 0 for 200", r.Code)
+	}
+	return nil
+}
+
+// write answers a response. r may be nil.
+func write(w http.ResponseWriter, r *http.Request, resp Response, replayed bool) {
+	if err := resp.check(); err != nil { // stored by another hand
+		problem.Write(w, r, err)
+		return
+	}
 	h := w.Header()
 	for name, values := range resp.Header {
 		h[http.CanonicalHeaderKey(name)] = slices.Clone(values)
@@ -303,12 +353,21 @@ func write(w http.ResponseWriter, resp Response, replayed bool) {
 	if code == 0 {
 		code = http.StatusOK
 	}
-	if code != http.StatusNoContent && code != http.StatusNotModified {
-		h.Set("Content-Length", strconv.Itoa(len(resp.Body)))
-	}
+	contentLength(h, code, len(resp.Body))
 	w.WriteHeader(code)
-	w.Write(resp.Body) //nolint:errcheck // the caller is gone; its retry gets the stored answer
+	if len(resp.Body) > 0 {
+		w.Write(resp.Body) //nolint:errcheck // the caller is gone; its retry gets the stored answer
+	}
+}
+
+func contentLength(h http.Header, code, n int) {
+	if code == http.StatusNoContent || code == http.StatusNotModified {
+		h.Del("Content-Length")
+		return
+	}
+	h.Set("Content-Length", strconv.Itoa(n))
 }
 
 // Write answers a response over HTTP, for handlers that use a [TxStore] by hand.
-func Write(w http.ResponseWriter, resp Response, replayed bool) { write(w, resp, replayed) }
+// One whose code is no HTTP status is answered with 500.
+func Write(w http.ResponseWriter, resp Response, replayed bool) { write(w, nil, resp, replayed) }

@@ -159,8 +159,15 @@ func WithRequest(ctx context.Context, k Key) context.Context {
 // WithLazyRequest is [WithRequest] for a key whose fingerprint is known only
 // once the request has been read. It is called each time the key is asked for.
 func WithLazyRequest(ctx context.Context, key func() (Key, error)) context.Context {
-	return context.WithValue(ctx, incomingKey{}, key)
+	return context.WithValue(ctx, incomingKey{}, lazyKey(key))
 }
+
+// keyed is what a context has under incomingKey.
+type keyed interface{ request() (Key, error) }
+
+type lazyKey func() (Key, error)
+
+func (f lazyKey) request() (Key, error) { return f() }
 
 // WithoutRequest says that the request that ctx serves was looked at and has no
 // key. A key that was set before stays.
@@ -180,11 +187,11 @@ func Parsed(ctx context.Context) bool { return ctx.Value(incomingKey{}) != nil }
 // of its body to complete the fingerprint; the handler can still read it. It
 // returns ErrKeyMissing where there is none, or the failure to read the body.
 func Request(ctx context.Context) (Key, error) {
-	key, _ := ctx.Value(incomingKey{}).(func() (Key, error))
-	if key == nil {
+	found, ok := ctx.Value(incomingKey{}).(keyed)
+	if !ok {
 		return Key{}, ErrKeyMissing
 	}
-	return key()
+	return found.request()
 }
 
 // RequestFrom is [Request] for those to whom a key that cannot be had is as

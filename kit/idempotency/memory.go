@@ -1,11 +1,11 @@
 package idempotency
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -18,6 +18,10 @@ type MemoryConfig struct {
 	// ErrFull: forgetting a live one would run its request twice. Defaults to
 	// 100,000.
 	MaxEntries int
+	// MaxBytes bounds what keys and results take together, in bytes. Above it new
+	// keys are refused with ErrFull; requests that run already still store their
+	// results. Defaults to 64 MiB.
+	MaxBytes int
 	// Now replaces the clock, for tests.
 	Now func() time.Time
 }
@@ -29,22 +33,37 @@ type Memory struct {
 
 	mu      sync.Mutex
 	entries map[entryID]*entry
-	byAge   []aged // in order of expiry, since every entry has the same TTL
+	oldest  entry // ring of the entries in order of expiry, since all have the same TTL; itself none
+	bytes   int
+	tokens  uint64
 }
 
 type entryID struct{ scope, operation, value string }
 
 type entry struct {
-	fingerprint []byte
-	token       string
-	until       time.Time // of the lease
-	expires     time.Time
-	done        *Response
+	id           entryID
+	fingerprint  [sha256.Size]byte
+	token        string
+	until        time.Time // of the lease
+	expires      time.Time
+	done         bool
+	result       stored
+	size         int
+	older, newer *entry
 }
 
-type aged struct {
-	id entryID
-	e  *entry
+// stored is a response, as compact as it may be.
+type stored struct {
+	code        int
+	header      []storedHeader
+	contentType string
+	body        []byte
+	omitted     bool
+}
+
+type storedHeader struct {
+	name   string
+	values []string
 }
 
 var _ Store = (*Memory)(nil)
@@ -55,11 +74,13 @@ func NewMemory(cfg *MemoryConfig) (*Memory, error) {
 	if cfg != nil {
 		c = *cfg
 	}
-	if c.TTL < 0 {
+	switch {
+	case c.TTL < 0:
 		return nil, fmt.Errorf("idempotency: MemoryConfig.TTL %v: must not be negative", c.TTL)
-	}
-	if c.MaxEntries < 0 {
+	case c.MaxEntries < 0:
 		return nil, fmt.Errorf("idempotency: MemoryConfig.MaxEntries %d: must not be negative", c.MaxEntries)
+	case c.MaxBytes < 0:
+		return nil, fmt.Errorf("idempotency: MemoryConfig.MaxBytes %d: must not be negative", c.MaxBytes)
 	}
 	if c.TTL == 0 {
 		c.TTL = 24 * time.Hour
@@ -67,10 +88,23 @@ func NewMemory(cfg *MemoryConfig) (*Memory, error) {
 	if c.MaxEntries == 0 {
 		c.MaxEntries = 100_000
 	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 64 << 20
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Memory{cfg: c, entries: map[entryID]*entry{}}, nil
+	m := &Memory{cfg: c, entries: map[entryID]*entry{}}
+	m.oldest.older, m.oldest.newer = &m.oldest, &m.oldest
+	return m, nil
+}
+
+// printOf is a fingerprint at its usual size.
+func printOf(fingerprint []byte) [sha256.Size]byte {
+	if len(fingerprint) == sha256.Size {
+		return [sha256.Size]byte(fingerprint)
+	}
+	return sha256.Sum256(fingerprint)
 }
 
 func id(k Key) entryID { return entryID{k.Scope, k.Operation, k.Value} }
@@ -86,45 +120,71 @@ func (m *Memory) Claim(_ context.Context, k Key, ttl time.Duration) (Claim, *Res
 	m.sweep(now)
 	if e := m.entries[id(k)]; e != nil {
 		switch {
-		case !bytes.Equal(e.fingerprint, k.Fingerprint):
+		case e.fingerprint != printOf(k.Fingerprint):
 			return Claim{}, nil, ErrMismatch
-		case e.done != nil:
-			return Claim{}, clone(e.done), nil
+		case e.done:
+			return Claim{}, e.result.response(), nil
 		case now.Before(e.until):
 			return Claim{}, nil, ErrInProgress
 		}
-		e.token, e.until = rand.Text(), now.Add(ttl)
+		e.token, e.until = m.token(), now.Add(ttl)
 		return Claim{Key: k, Token: e.token}, nil, nil
 	}
-	if len(m.entries) >= m.cfg.MaxEntries {
+	if len(m.entries) >= m.cfg.MaxEntries || m.bytes >= m.cfg.MaxBytes {
 		return Claim{}, nil, ErrFull
 	}
-	e := &entry{fingerprint: slices.Clone(k.Fingerprint), token: rand.Text(), until: now.Add(ttl), expires: now.Add(m.cfg.TTL)}
-	m.entries[id(k)] = e
-	m.byAge = append(m.byAge, aged{id(k), e})
+	e := &entry{id: id(k), fingerprint: printOf(k.Fingerprint), token: m.token(), until: now.Add(ttl)}
+	m.entries[e.id] = e
+	m.append(e, now)
+	m.grow(e, entrySize+len(k.Scope)+len(k.Operation)+len(k.Value))
 	return Claim{Key: k, Token: e.token}, nil, nil
 }
 
-// sweep forgets what has expired; of the expired, running claims stay until
-// their lease ends. m.mu is held.
+// entrySize is about what an entry takes beside its strings and bodies.
+const entrySize = 300
+
+// token tells the claims of this store apart, and no claim outlives it. m.mu is held.
+func (m *Memory) token() string {
+	m.tokens++
+	return strconv.FormatUint(m.tokens, 36)
+}
+
+func (m *Memory) append(e *entry, now time.Time) {
+	e.expires = now.Add(m.cfg.TTL)
+	e.older, e.newer = m.oldest.older, &m.oldest
+	e.older.newer, e.newer.older = e, e
+}
+
+func (e *entry) unlink() { e.older.newer, e.newer.older = e.newer, e.older }
+
+func (m *Memory) grow(e *entry, by int) {
+	e.size += by
+	m.bytes += by
+}
+
+func (m *Memory) remove(e *entry) {
+	e.unlink()
+	delete(m.entries, e.id)
+	m.bytes -= e.size
+}
+
+// sweep forgets what has expired. A claim that runs is kept for another TTL,
+// however old. m.mu is held.
 func (m *Memory) sweep(now time.Time) {
-	for len(m.byAge) > 0 {
-		a := m.byAge[0]
-		if m.entries[a.id] == a.e { // not released since
-			if now.Before(a.e.expires) || (a.e.done == nil && now.Before(a.e.until)) {
-				return
-			}
-			delete(m.entries, a.id)
+	for e := m.oldest.newer; e != &m.oldest && !now.Before(e.expires); e = m.oldest.newer {
+		if !e.done && now.Before(e.until) {
+			e.unlink()
+			m.append(e, now)
+			continue
 		}
-		m.byAge[0] = aged{}
-		m.byAge = m.byAge[1:]
+		m.remove(e)
 	}
 }
 
 // held returns the entry of a claim that still stands. m.mu is held.
 func (m *Memory) held(c Claim) (*entry, error) {
 	e := m.entries[id(c.Key)]
-	if e == nil || e.done != nil || e.token != c.Token {
+	if e == nil || e.done || e.token != c.Token {
 		return nil, ErrLeaseLost
 	}
 	return e, nil
@@ -150,7 +210,8 @@ func (m *Memory) Complete(_ context.Context, c Claim, r Response) error {
 	if err != nil {
 		return err
 	}
-	e.done = clone(&r)
+	e.done = true
+	m.grow(e, e.result.keep(r))
 	return nil
 }
 
@@ -158,22 +219,38 @@ func (m *Memory) Complete(_ context.Context, c Claim, r Response) error {
 func (m *Memory) Release(_ context.Context, c Claim) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, err := m.held(c); err != nil {
+	e, err := m.held(c)
+	if err != nil {
 		return err
 	}
-	delete(m.entries, id(c.Key))
+	m.remove(e)
 	return nil
 }
 
-// clone keeps the store's copy apart from the callers'.
-func clone(r *Response) *Response {
-	c := *r
-	c.Body = slices.Clone(r.Body)
-	if r.Header != nil {
-		c.Header = make(map[string][]string, len(r.Header))
-		for name, values := range r.Header {
-			c.Header[name] = slices.Clone(values)
+// keep makes s the store's own copy of r, and says about how many bytes it takes.
+func (s *stored) keep(r Response) int {
+	*s = stored{code: r.Code, contentType: r.ContentType, body: slices.Clone(r.Body), omitted: r.BodyOmitted}
+	size := len(r.Body) + len(r.ContentType)
+	if len(r.Header) > 0 {
+		s.header = make([]storedHeader, 0, len(r.Header))
+	}
+	for name, values := range r.Header {
+		s.header = append(s.header, storedHeader{name, slices.Clone(values)})
+		size += len(name)
+		for _, v := range values {
+			size += len(v) + 16
 		}
 	}
-	return &c
+	return size
+}
+
+func (s *stored) response() *Response {
+	r := &Response{Code: s.code, ContentType: s.contentType, Body: slices.Clone(s.body), BodyOmitted: s.omitted}
+	if s.header != nil {
+		r.Header = make(map[string][]string, len(s.header))
+	}
+	for _, h := range s.header {
+		r.Header[h.name] = slices.Clone(h.values)
+	}
+	return r
 }

@@ -49,8 +49,9 @@ type Store interface {
 	// Renew extends a claim to ttl from now; ErrLeaseLost where it expired and was
 	// taken over, completed or released.
 	Renew(ctx context.Context, c Claim, ttl time.Duration) error
-	// Complete stores the response; ErrLeaseLost as in Renew. A claim that has
-	// expired but was not taken over can still be completed.
+	// Complete stores the response, of which it keeps copies; ErrLeaseLost as in
+	// Renew, and ErrTooLarge. A claim that has expired but was not taken over can
+	// still be completed.
 	Complete(ctx context.Context, c Claim, r Response) error
 	// Release frees the key, as if it had never been claimed; ErrLeaseLost as
 	// in Renew.
@@ -65,10 +66,12 @@ type Claim struct {
 
 // Do runs fn once for the key, in a transaction of r with its result. replayed
 // reports that the response is one stored earlier and fn did not run. Where fn
-// returns an error nothing is stored, and the error is returned as it is.
+// returns an error nothing is stored, and the error is returned as it is. A
+// database that cannot be reached, that is full or that gave up is ErrUnavailable.
 //
 // Look first with s.Peek where replays are frequent: it needs no transaction.
 func Do[T any](ctx context.Context, s TxStore, r sqldb.Runner[T], k Key, fn func(ctx context.Context, tx T) (Response, error)) (resp Response, replayed bool, err error) {
+	own := false // fn's error
 	err = r.InTx(ctx, func(ctx context.Context, tx T) error {
 		stored, err := s.Begin(ctx, r.Wrap(tx), k)
 		if err != nil {
@@ -79,10 +82,14 @@ func Do[T any](ctx context.Context, s TxStore, r sqldb.Runner[T], k Key, fn func
 			return nil
 		}
 		if resp, err = fn(ctx, tx); err != nil {
+			own = true
 			return err
 		}
 		return s.Complete(ctx, r.Wrap(tx), k, resp)
 	})
+	if err != nil && !own {
+		err = unavailable(err)
+	}
 	if err != nil {
 		return Response{}, false, err
 	}
