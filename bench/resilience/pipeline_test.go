@@ -1,180 +1,118 @@
-// Package resilience measures the success path of Napkin's pipeline beside the
-// parts that one would compose by hand, in one run on one machine:
+// Package resilience measures Napkin's policies, its pipeline and its adapters
+// beside their peers, in one run on one machine:
 //
-//	go test -run '^$' -bench . -benchmem ./resilience
+//	make bench-resilience
 //
-// Configuration: retry, budget, breaker and bulkhead on, deadlines off (they are
-// reported apart, since a context with a timeout costs more than all the rest).
-// gobreaker alone has the settings that the pipeline gives it.
+// Each benchmark is named what/peer; napkin is one of the peers. A call is one
+// success of a function that does nothing, unless the name says otherwise. The
+// peers' configurations are in peers_test.go.
 package resilience
 
 import (
 	"context"
 	"testing"
-	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	"github.com/sony/gobreaker/v2"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/napkin-kit/napkin/resilience"
 )
 
-var settings = gobreaker.Settings{
-	Name:         "bench",
-	MaxRequests:  3,
-	Interval:     10 * time.Second,
-	BucketPeriod: time.Second,
-	Timeout:      5 * time.Second,
-	ReadyToTrip: func(c gobreaker.Counts) bool {
-		total := c.TotalSuccesses + c.TotalFailures
-		return total >= 20 && float64(c.TotalFailures) >= 0.5*float64(total)
-	},
+// contender is one way to make a call.
+type contender struct {
+	name string
+	make func(b *testing.B) func() error
 }
 
-func static(context.Context) error { return nil }
-
-func pipeline(b *testing.B, cfg resilience.Config) *resilience.Pipeline {
-	b.Helper()
-	p, err := resilience.NewPipeline("bench", &cfg)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return p
-}
-
-var withoutDeadline = resilience.Config{Deadline: resilience.DeadlineConfig{Off: true}}
-
-func BenchmarkGobreakerAlone(b *testing.B) {
-	cb := gobreaker.NewCircuitBreaker[struct{}](settings)
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := cb.Execute(func() (struct{}, error) { return struct{}{}, static(ctx) }); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkPipelineStatic(b *testing.B) {
-	p := pipeline(b, withoutDeadline)
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := p.Execute(ctx, static); err != nil {
-			b.Fatal(err)
-		}
+// run measures each contender, serial or parallel. fails says that the call
+// must end with an error.
+func run(b *testing.B, parallel, fails bool, all []contender) {
+	for _, c := range all {
+		b.Run(c.name, func(b *testing.B) {
+			call := c.make(b)
+			b.ReportAllocs()
+			if parallel {
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						if err := call(); (err != nil) != fails {
+							b.Error(err)
+							return
+						}
+					}
+				})
+				return
+			}
+			for b.Loop() {
+				if err := call(); (err != nil) != fails {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
 // policy is behind the interface, as a caller holds it, so that the compiler
-// cannot see through it and the closure escapes.
+// cannot see through it and a capturing closure escapes.
 var policy resilience.Policy
 
-func BenchmarkPipelineClosure(b *testing.B) {
-	policy = pipeline(b, withoutDeadline)
-	ctx := context.Background()
-	n := 0
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := policy.Execute(ctx, func(context.Context) error { n++; return nil }); err != nil {
-			b.Fatal(err)
+// pipelines have retry, budget, breaker and bulkhead.
+var pipelines = []contender{
+	{"static/napkin", func(b *testing.B) func() error {
+		p := pipeline(b, withoutDeadline)
+		return func() error { return p.Execute(ctx, static) }
+	}},
+	{"closure/napkin", func(b *testing.B) func() error {
+		policy = pipeline(b, withoutDeadline)
+		return func() error {
+			n := 0
+			return policy.Execute(ctx, func(context.Context) error { n++; return nil })
 		}
-	}
+	}},
+	{"do/napkin", func(b *testing.B) func() error {
+		p := pipeline(b, withoutDeadline)
+		return func() error {
+			_, err := resilience.Do(ctx, p, func(context.Context) (int, error) { return 1, nil })
+			return err
+		}
+	}},
+	{"deadlines/napkin", func(b *testing.B) func() error {
+		p := pipeline(b, resilience.Config{})
+		return func() error { return p.Execute(ctx, static) }
+	}},
+	{"watched-deadlines/napkin", func(b *testing.B) func() error {
+		p := pipeline(b, resilience.Config{})
+		return func() error {
+			return p.Execute(ctx, func(ctx context.Context) error { _ = ctx.Done(); return nil })
+		}
+	}},
+	{"static/failsafe", func(*testing.B) func() error {
+		e := failsafeExecutor[any]()
+		return func() error { return e.Run(static0) }
+	}},
+	{"with-context/failsafe", func(*testing.B) func() error {
+		e := failsafeExecutor[any]()
+		c, cancel := context.WithCancel(ctx) // one that is not the executor's own
+		_ = cancel
+		return func() error { return e.WithContext(c).Run(static0) }
+	}},
+	{"do/failsafe", func(*testing.B) func() error {
+		e := failsafeExecutor[int]()
+		return func() error {
+			_, err := e.Get(func() (int, error) { return 1, nil })
+			return err
+		}
+	}},
+	{"static/by-hand", func(*testing.B) func() error {
+		h := newByHand()
+		return func() error { return h.execute(ctx, static) }
+	}},
+	{"static/gobreaker-alone", func(*testing.B) func() error {
+		cb := gobreaker.NewCircuitBreaker[struct{}](settings)
+		return func() error {
+			_, err := cb.Execute(func() (struct{}, error) { return struct{}{}, static(ctx) })
+			return err
+		}
+	}},
 }
 
-func BenchmarkPipelineDo(b *testing.B) {
-	p := pipeline(b, withoutDeadline)
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := resilience.Do(ctx, p, func(context.Context) (int, error) { return 1, nil }); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkPipelineDeadlines(b *testing.B) {
-	p := pipeline(b, resilience.Config{})
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := p.Execute(ctx, static); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// byHand is what one composes from the usual parts: it has no budget, sleeps
-// past deadlines and counts a caller's cancellation as a failure.
-func byHand(ctx context.Context, cb *gobreaker.CircuitBreaker[struct{}], sem *semaphore.Weighted, fn func(context.Context) error) error {
-	return backoff.Retry(func() error {
-		_, err := cb.Execute(func() (struct{}, error) {
-			if err := sem.Acquire(ctx, 1); err != nil {
-				return struct{}{}, err
-			}
-			defer sem.Release(1)
-			return struct{}{}, fn(ctx)
-		})
-		return err
-	}, backoff.WithContext(backoff.WithMaxRetries(backoff.NewExponentialBackOff(), 2), ctx))
-}
-
-func BenchmarkComposedByHand(b *testing.B) {
-	cb := gobreaker.NewCircuitBreaker[struct{}](settings)
-	sem := semaphore.NewWeighted(256)
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := byHand(ctx, cb, sem, static); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkParallelGobreakerAlone(b *testing.B) {
-	cb := gobreaker.NewCircuitBreaker[struct{}](settings)
-	ctx := context.Background()
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			_, _ = cb.Execute(func() (struct{}, error) { return struct{}{}, static(ctx) })
-		}
-	})
-}
-
-func BenchmarkParallelPipelineStatic(b *testing.B) {
-	p := pipeline(b, withoutDeadline)
-	ctx := context.Background()
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			_ = p.Execute(ctx, static)
-		}
-	})
-}
-
-func BenchmarkParallelComposedByHand(b *testing.B) {
-	cb := gobreaker.NewCircuitBreaker[struct{}](settings)
-	sem := semaphore.NewWeighted(256)
-	ctx := context.Background()
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			_ = byHand(ctx, cb, sem, static)
-		}
-	})
-}
-
-// The path of an open breaker: it must be cheaper than success.
-func BenchmarkPipelineRejected(b *testing.B) {
-	p := pipeline(b, withoutDeadline)
-	p.Breaker().Force(resilience.BreakerForcedOpen)
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := p.Execute(ctx, static); err == nil {
-			b.Fatal("not rejected")
-		}
-	}
-}
+func BenchmarkPipeline(b *testing.B)         { run(b, false, false, pipelines) }
+func BenchmarkParallelPipeline(b *testing.B) { run(b, true, false, pipelines) }
