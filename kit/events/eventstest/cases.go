@@ -185,7 +185,7 @@ func acknowledged(ctx context.Context, h Harness) error {
 	}
 	s := events.Subscription{Group: "group", Topics: []string{"suite"}}
 	r := subscribe(ctx, h, s, ack(ctx))
-	if err := errors.Join(r.count(ctx, 6), drained(ctx, h, "group"), r.stop()); err != nil {
+	if err := errors.Join(r.count(ctx, 6), drained(ctx, h), r.stop()); err != nil {
 		return err
 	}
 	again := subscribe(ctx, h, s, ack(ctx))
@@ -283,7 +283,7 @@ func blocksAreApart(ctx context.Context, h Harness) error {
 			last[e.Key] = e.KeySeq
 		}
 	}
-	errs = append(errs, drained(ctx, h, "group"))
+	errs = append(errs, drained(ctx, h))
 	for _, r := range all {
 		total -= len(r.deliveries())
 		errs = append(errs, r.stop())
@@ -313,11 +313,11 @@ func aBlockResumes(ctx context.Context, h Harness) error {
 		return subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}, Block: blocks[i]}, on)
 	}
 	a, b := sub(0, ack(ctx)), sub(1, nil)
-	if err := errors.Join(a.count(ctx, first), b.count(ctx, second), pendingIs(ctx, h, "group", second), a.stop(), b.stop()); err != nil {
+	if err := errors.Join(a.count(ctx, first), b.count(ctx, second), pendingIs(ctx, h, second), a.stop(), b.stop()); err != nil {
 		return err
 	}
 	a, b = sub(0, ack(ctx)), sub(1, ack(ctx))
-	if err := errors.Join(b.count(ctx, second), drained(ctx, h, "group"), a.quiet(ctx, 0, h.Broker.Features().AckWait*3/2)); err != nil {
+	if err := errors.Join(b.count(ctx, second), drained(ctx, h), a.quiet(ctx, 0, h.Broker.Features().AckWait*3/2)); err != nil {
 		return fmt.Errorf("after a restart of both blocks: %w", err)
 	}
 	return errors.Join(a.stop(), b.stop())
@@ -347,7 +347,7 @@ func anotherCut(ctx context.Context, h Harness) error {
 		r := subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}, Block: block}, ack(ctx))
 		all = append(all, r)
 	}
-	errs = append(errs, drained(ctx, h, "group"))
+	errs = append(errs, drained(ctx, h))
 	for _, r := range all {
 		errs = append(errs, r.stop())
 		for _, d := range r.deliveries() {
@@ -403,24 +403,24 @@ func inFlight(ctx context.Context, h Harness) error {
 }
 
 // drained waits until nothing is pending.
-func drained(ctx context.Context, h Harness, group string) error {
-	return pendingIs(ctx, h, group, 0)
+func drained(ctx context.Context, h Harness) error {
+	return pendingIs(ctx, h, 0)
 }
 
-func pendingIs(ctx context.Context, h Harness, group string, want int) error {
+func pendingIs(ctx context.Context, h Harness, want int) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		n, err := h.Broker.Pending(ctx, group)
+		n, err := h.Broker.Pending(ctx, "group")
 		if err == nil && n == want {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("group %s has %d pending; want %d", group, n, want), err)
+			return errors.Join(fmt.Errorf("the group has %d pending; want %d", n, want), err)
 		}
 	}
 }
@@ -433,13 +433,13 @@ func pending(ctx context.Context, h Harness) error {
 		return errors.Join(fmt.Errorf("a group that never subscribed has %d pending; want 0", n), err)
 	}
 	r := subscribe(ctx, h, events.Subscription{Group: "group", Topics: []string{"suite"}, MaxInFlight: 2}, nil)
-	if err := errors.Join(r.count(ctx, 2), pendingIs(ctx, h, "group", 5)); err != nil {
+	if err := errors.Join(r.count(ctx, 2), pendingIs(ctx, h, 5)); err != nil {
 		return err
 	}
 	if err := r.deliveries()[0].Ack(ctx); err != nil {
 		return err
 	}
-	return errors.Join(pendingIs(ctx, h, "group", 4), r.stop())
+	return errors.Join(pendingIs(ctx, h, 4), r.stop())
 }
 
 func copies(ctx context.Context, h Harness) error {
@@ -560,7 +560,7 @@ func serverRestart(ctx context.Context, h Harness) error {
 		}
 		next = max(next, n+1)
 	}
-	return errors.Join(drained(ctx, h, "group"), r.stop())
+	return errors.Join(drained(ctx, h), r.stop())
 }
 
 // publishUntilAcked tries as a relay does.

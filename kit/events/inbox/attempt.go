@@ -3,6 +3,7 @@ package inbox
 import (
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -34,45 +35,64 @@ type verdict int
 const (
 	done     verdict = iota // acknowledge it
 	again                   // back off, then try again
+	held                    // wait for the event that is missing before it
 	paused                  // the consumer pauses, then try again
 	released                // shutting down: leave it to the next
 )
 
-// handle makes one attempt at an event: mark, effect and outgoing events in one
-// transaction.
-func (c *Consumer[T]) handle(ctx context.Context, e events.Event, bad error) (verdict, int) {
-	if bad != nil {
-		return c.bury(ctx, storable(e), Permanent(bad), 1)
+// answerTimeout is how long the database may take to show that it is there.
+const answerTimeout = 2 * time.Second
+
+// handle makes one attempt at an event, alone: mark, effect and outgoing events in
+// one transaction. wait is before the next.
+func (c *Consumer[T]) handle(ctx context.Context, it *item) (_ verdict, wait time.Duration) {
+	e := it.event
+	if it.bad != nil {
+		return c.bury(ctx, storable(e), Permanent(it.bad), 1, c.failure(nil, it.bad))
 	}
-	h := c.handlers[route{e.Topic, e.Type}]
-	if h == nil {
-		return done, 0 // a type that another topic of the subscription has a handler for
+	u := c.unit(it)
+	if u == nil {
+		return done, 0
 	}
-	ctx = c.context(ctx, e)
 	actx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
 	defer cancel()
-	finish := func(error) {}
-	if f := c.cfg.Hooks.Around; f != nil {
-		actx, finish = f(actx, c.name, e)
-	}
-	err := c.attempt(actx, e, h)
-	finish(err)
+	handling, err := c.apply(actx, [][]*unit[T]{{u}})
 	if err == nil {
 		return done, 0
 	}
+	it.tries++
+	ectx := c.context(ctx, e)
 	switch {
 	case ctx.Err() != nil:
 		return released, 0
+	case errors.Is(err, errGap):
+		return c.gap(ectx, it, err)
 	case c.isInfrastructure(err):
-		c.failed(ctx, e, err, false)
+		c.failed(ectx, e, err, false)
 		return paused, 0
-	case isPassing(err):
-		c.failed(ctx, e, err, false)
-		return again, 0
+	case sqldb.IsRetryable(err) && !IsPermanent(err):
+		c.failed(ectx, e, err, false)
+		return again, c.backoff(it.tries)
+	case isTimeout(err) && !IsPermanent(err):
+		// Whose fault it was the database says: the event's only where it answers.
+		if !c.answers(ctx) {
+			c.failed(ectx, e, err, false)
+			return paused, 0
+		}
+		if !handling { // it waited for another transaction's lock
+			c.failed(ectx, e, err, false)
+			return again, c.backoff(it.tries)
+		}
+		if actx.Err() != nil {
+			err = fmt.Errorf("inbox: the handler took longer than its HandlerTimeout of %v: %w", c.cfg.HandlerTimeout, err)
+		}
 	}
-	c.failed(ctx, e, err, true)
-	n, cerr := c.count(ctx, e.ID, err)
+	c.failed(ectx, e, err, true)
+	n, history, cerr := c.count(ctx, e.ID, err)
 	if cerr != nil {
+		if ctx.Err() != nil {
+			return released, 0
+		}
 		c.cfg.Logger.WarnContext(ctx, "inbox: a failure was not counted", "consumer", c.name, "event_id", e.ID, "error", cerr)
 		return paused, 0
 	}
@@ -80,10 +100,36 @@ func (c *Consumer[T]) handle(ctx context.Context, e events.Event, bad error) (ve
 		c.logPanic(ctx, e, err)
 	}
 	if IsPermanent(err) || n >= c.cfg.MaxAttempts {
-		return c.bury(ctx, e, err, n)
+		return c.bury(ectx, e, err, n, history)
 	}
 	c.cfg.Logger.WarnContext(ctx, "inbox: handling an event failed, trying again", "consumer", c.name, "event_id", e.ID, "type", e.Type, "attempts", n, "error", err)
-	return again, n
+	return again, c.backoff(max(n, it.tries))
+}
+
+// gap holds an event back whose predecessor is missing, until that comes or its
+// time is over.
+func (c *Consumer[T]) gap(ctx context.Context, it *item, err error) (verdict, time.Duration) {
+	now := c.inbox.cfg.Now()
+	if it.held.IsZero() {
+		it.held = now
+		c.cfg.Logger.WarnContext(ctx, "inbox: an event waits for one that is missing before it", "consumer", c.name, "event_id", it.event.ID, "key", it.event.Key, "error", err)
+	}
+	if left := it.held.Add(c.cfg.GapTimeout).Sub(now); left > 0 {
+		return held, left
+	}
+	gap, ok := errors.AsType[*gapError](err)
+	if ok && gap.want == 1 { // nothing is known of the key: it begins here
+		return again, 0
+	}
+	c.failed(ctx, it.event, err, true)
+	return c.bury(ctx, it.event, err, 1, c.failure(nil, err))
+}
+
+// answers tells whether the database is there.
+func (c *Consumer[T]) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return c.db.Read.PingContext(ctx) == nil
 }
 
 // storable makes the names of an event that did not decode fit for the tables.
@@ -108,48 +154,11 @@ func (c *Consumer[T]) context(ctx context.Context, e events.Event) context.Conte
 	return c.cfg.EventHooks.ExtractFrom(ctx, e)
 }
 
-func (c *Consumer[T]) attempt(ctx context.Context, e events.Event, h Handler[T]) error {
-	duplicate, parked := false, false
-	err := c.runner.InTx(ctx, func(ctx context.Context, tx T) error {
-		w := c.runner.Wrap(tx)
-		first, err := c.inbox.Mark(ctx, w, c.name, e.ID)
-		if err != nil {
-			return err
-		}
-		if duplicate = !first; duplicate {
-			return nil
-		}
-		if parked, err = c.park(ctx, w, e); err != nil || parked {
-			return err
-		}
-		if f := c.cfg.Hooks.BeforeHandle; f != nil {
-			f(ctx, c.name, e)
-		}
-		if err := guard(ctx, tx, e, h); err != nil {
-			return err
-		}
-		if f := c.cfg.Hooks.BeforeCommit; f != nil {
-			f(ctx, c.name, e)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	switch hk := c.cfg.Hooks; {
-	case duplicate && hk.Duplicate != nil:
-		hk.Duplicate(ctx, c.name, e)
-	case parked && hk.Parked != nil:
-		hk.Parked(ctx, c.name, e)
-	}
-	return nil
-}
-
 // guard turns a handler's panic into an error, so that one event does not end
 // the process and with it the handling of all others, and a runtime.Goexit too.
 // That ends the goroutine, so the handler has one of its own: else the worker
 // would be gone, and its key held for ever.
-func guard[T any](ctx context.Context, tx T, e events.Event, h Handler[T]) error {
+func guard(h func() error) error {
 	ended := make(chan error, 1)
 	go func() {
 		err := errGoexit
@@ -159,7 +168,7 @@ func guard[T any](ctx context.Context, tx T, e events.Event, h Handler[T]) error
 			}
 			ended <- err
 		}()
-		err = h(ctx, tx, e)
+		err = h()
 	}()
 	return <-ended
 }
@@ -187,21 +196,30 @@ func (c *Consumer[T]) failed(ctx context.Context, e events.Event, err error, cou
 	}
 }
 
-// count adds one to the event's failures and returns their number.
-func (c *Consumer[T]) count(ctx context.Context, eventID string, cause error) (n int, err error) {
+// count adds one to the event's failures and returns their number and history.
+func (c *Consumer[T]) count(ctx context.Context, eventID string, cause error) (n int, history []Failure, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
 	defer cancel()
 	err = c.runner.InTx(ctx, func(ctx context.Context, tx T) error {
-		return c.runner.Wrap(tx).QueryRow(ctx, `INSERT INTO napkin_inbox_attempt (consumer, event_id, attempts, cause) VALUES ($1, $2, 1, $3)
-			ON CONFLICT (consumer, event_id) DO UPDATE SET attempts = napkin_inbox_attempt.attempts + 1, cause = excluded.cause
-			RETURNING attempts`, c.name, eventID, clip(cause.Error())).Scan(&n)
+		w := c.runner.Wrap(tx)
+		var stored string
+		err := w.QueryRow(ctx, `SELECT attempts, history FROM napkin_inbox_attempt WHERE consumer = $1 AND event_id = $2`+c.db.Dialect.ForUpdate(),
+			c.name, eventID).Scan(&n, &stored)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		n++
+		history = c.failure(readHistory(stored), cause)
+		_, err = w.ExecContext(ctx, `INSERT INTO napkin_inbox_attempt (consumer, event_id, attempts, cause, history) VALUES ($1, $2, 1, $3, $4)
+			ON CONFLICT (consumer, event_id) DO UPDATE SET attempts = napkin_inbox_attempt.attempts + 1, cause = excluded.cause, history = excluded.history`,
+			c.name, eventID, clip(cause.Error(), maxCause), writeHistory(history))
+		return err
 	})
-	return n, err
+	return n, history, err
 }
 
 // clip bounds a stored cause.
-func clip(s string) string {
-	const most = 4000
+func clip(s string, most int) string {
 	if len(s) > most {
 		s = s[:most] + "…"
 	}
@@ -215,7 +233,7 @@ func (c *Consumer[T]) backoff(n int) time.Duration {
 }
 
 // bury dead-letters an event, and its key parks behind it.
-func (c *Consumer[T]) bury(ctx context.Context, e events.Event, cause error, attempts int) (verdict, int) {
+func (c *Consumer[T]) bury(ctx context.Context, e events.Event, cause error, attempts int, history []Failure) (verdict, time.Duration) {
 	tctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
 	defer cancel()
 	first := false
@@ -225,12 +243,16 @@ func (c *Consumer[T]) bury(ctx context.Context, e events.Event, cause error, att
 		if first, err = c.inbox.Mark(ctx, w, c.name, e.ID); err != nil || !first {
 			return err
 		}
-		if err := c.store(ctx, w, e, stateDead, cause.Error(), attempts); err != nil {
+		if err := c.store(ctx, w, e, stateDead, cause.Error(), attempts, history); err != nil {
 			return err
 		}
 		if e.Key != "" {
-			_, err := w.ExecContext(ctx, `INSERT INTO napkin_parked_key (consumer, topic, key, draining, since) VALUES ($1, $2, $3, 0, $4) ON CONFLICT DO NOTHING`,
-				c.name, e.Topic, e.Key, sqldb.Micros(c.inbox.cfg.Now()))
+			gap := int64(0)
+			if errors.Is(cause, errGap) {
+				gap = e.KeySeq
+			}
+			_, err := w.ExecContext(ctx, `INSERT INTO napkin_parked_key (consumer, topic, key, draining, since, gap) VALUES ($1, $2, $3, 0, $4, $5) ON CONFLICT DO NOTHING`,
+				c.name, e.Topic, e.Key, sqldb.Micros(c.inbox.cfg.Now()), gap)
 			if err != nil {
 				return err
 			}
@@ -248,10 +270,10 @@ func (c *Consumer[T]) bury(ctx context.Context, e events.Event, cause error, att
 			return released, 0
 		}
 		c.cfg.Logger.ErrorContext(ctx, "inbox: an event could not be dead-lettered, trying again", "consumer", c.name, "event_id", e.ID, "error", err)
-		if c.isInfrastructure(err) {
+		if c.isInfrastructure(err) || isTimeout(err) && !c.answers(ctx) {
 			return paused, 0
 		}
-		return again, 0 // OnDeadLetter failed: that is this key's trouble only
+		return again, c.backoff(attempts) // OnDeadLetter failed: that is this key's trouble only
 	}
 	if first {
 		c.cfg.Logger.ErrorContext(ctx, "inbox: event dead-lettered; its key waits for redrive or drop", "consumer", c.name, "event_id", e.ID, "type", e.Type, "topic", e.Topic, "attempts", attempts, "error", cause)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/napkin-kit/napkin/internal/lease"
@@ -22,14 +24,34 @@ import (
 // be reached or asks for the transaction again.
 type Handler[T any] func(ctx context.Context, tx T, e events.Event) error
 
+// BatchHandler applies several events in one tx, where a statement for all of them
+// is faster than one for each. They are of one topic and type; those of one key
+// are in their order. There is one where there was no other to handle, or where
+// handling it together with others failed.
+//
+// Otherwise it is like a [Handler]. With several events its context carries the
+// identifiers and trace of none of them.
+type BatchHandler[T any] func(ctx context.Context, tx T, evs []events.Event) error
+
 // ConsumerConfig tunes [NewConsumer]. The zero value is ready to use.
 type ConsumerConfig struct {
-	// Concurrency bounds the events handled at a time, each of another key.
-	// Defaults to 8; on SQLite to 1, since it has one writer.
+	// Blocks is into how many blocks of keys the events are cut (events.Block):
+	// replicas share them evenly, so it is also how many can be of use. 1, 2, 4,
+	// 8, 16, 32 or 64; each costs a subscription to every topic. Defaults to 8; on
+	// SQLite to 1, since its file belongs to one process. It can be changed: the
+	// broker then delivers from where all former blocks had come to, or from the
+	// start, and what was handled is recognised.
+	Blocks int
+	// Concurrency bounds the transactions of this replica at a time, each of other
+	// keys. Defaults to 8; on SQLite to 1, since it has one writer.
 	Concurrency int
-	// MaxInFlight bounds the events taken from the broker and not yet
-	// acknowledged, those that wait for their turn or their retry among them.
-	// Defaults to 256.
+	// Batch bounds the events that share a transaction. It is never waited for
+	// more of them, and fewer share one where handlers are slow or in each
+	// other's way. Defaults to 64; 1 gives each its own.
+	Batch int
+	// MaxInFlight bounds the events of each topic taken from the broker and not
+	// yet acknowledged, those that wait for their turn or their retry among
+	// them, over all blocks. Defaults to 1024.
 	MaxInFlight int
 	// MaxAttempts is how many failures of its handler an event may have before
 	// it is dead-lettered and its key parked. Defaults to 8.
@@ -37,8 +59,15 @@ type ConsumerConfig struct {
 	// Backoff is the wait after the first failure; it doubles with each, with
 	// jitter, up to MaxBackoff. Default to 100 ms and 30 s.
 	Backoff, MaxBackoff time.Duration
-	// HandlerTimeout bounds one attempt, transaction and all. Defaults to 30 s.
+	// HandlerTimeout bounds one attempt, transaction and all. A handler that takes
+	// longer, while the database answers, has failed. Defaults to 30 s.
 	HandlerTimeout time.Duration
+	// Sequences says for each topic what is made of the numbers of its events.
+	// Defaults to AsDelivered.
+	Sequences map[string]Sequence
+	// GapTimeout is how long a key of a Strict topic waits for an event that is
+	// missing. Defaults to 1 min.
+	GapTimeout time.Duration
 	// DrainTimeout is how long handlers under way may go on once Run's context
 	// has ended. Defaults to 10 s.
 	DrainTimeout time.Duration
@@ -48,8 +77,8 @@ type ConsumerConfig struct {
 	// TrimEvery is how often marks past the inbox's retention are removed.
 	// Defaults to 10 min.
 	TrimEvery time.Duration
-	// LeaseTTL is after how long another replica takes over from one that died
-	// without a word. Defaults to 3 s.
+	// LeaseTTL is after how long other replicas take over the blocks of one that
+	// died without a word. Defaults to 3 s.
 	LeaseTTL time.Duration
 	// Inbox tunes the marks.
 	Inbox Config
@@ -74,8 +103,9 @@ type ConsumerConfig struct {
 // points. Every func may be nil. They are called from several goroutines and
 // should return at once.
 type Hooks struct {
-	// Around surrounds one attempt: it may put a span into the context, and done
-	// is called with the attempt's error.
+	// Around surrounds one event in one transaction: it may put a span into the
+	// context, and done is called with the transaction's error, which may be that
+	// of another event in it; then each is handled alone.
 	Around func(ctx context.Context, consumer string, e events.Event) (_ context.Context, done func(error))
 	// BeforeHandle is called in the transaction, after the mark and before the
 	// handler; BeforeCommit after the handler and before the commit.
@@ -83,8 +113,9 @@ type Hooks struct {
 	// AfterCommit is called between the commit and the acknowledgement; AfterAck
 	// after it.
 	AfterCommit, AfterAck func(ctx context.Context, consumer string, e events.Event)
-	// Duplicate is called for an event that was handled before.
-	Duplicate func(ctx context.Context, consumer string, e events.Event)
+	// Duplicate is called for an event that was handled before; Superseded for one
+	// that came after its successors, where Latest is declared.
+	Duplicate, Superseded func(ctx context.Context, consumer string, e events.Event)
 	// Failed is called for an attempt that failed; counted tells whether it
 	// counts against the event.
 	Failed func(ctx context.Context, consumer string, e events.Event, err error, counted bool)
@@ -98,7 +129,7 @@ type Hooks struct {
 
 // Consumer applies the events of its subscription to a database, each once and
 // in the order of its key. Replicas of a service each run a Consumer of the same
-// name: one of them is active at a time.
+// name, with the same Blocks, and share them.
 type Consumer[T any] struct {
 	name     string
 	db       *sqldb.DB
@@ -106,10 +137,12 @@ type Consumer[T any] struct {
 	sub      events.Subscriber
 	cfg      ConsumerConfig
 	inbox    *Inbox
-	handlers map[route]Handler[T]
+	handlers map[route]entry[T]
+	batches  bool // there is a BatchHandler
+	pace     *pace
 	topics   []string
 	types    []string
-	redrive  chan struct{} // wakes the redrive loop
+	redrive  sync.Map // the blocks that run here, each with what wakes its redrive loop
 }
 
 type route struct{ topic, typ string }
@@ -117,7 +150,7 @@ type route struct{ topic, typ string }
 // NewConsumer returns a consumer. name is its durable name at the broker and in
 // the inbox: usually the service's. Transactions are opened by r on db.
 func NewConsumer[T any](name string, db *sqldb.DB, r sqldb.Runner[T], sub events.Subscriber, cfg *ConsumerConfig) (*Consumer[T], error) {
-	c := &Consumer[T]{name: name, db: db, runner: r, sub: sub, handlers: make(map[route]Handler[T]), redrive: make(chan struct{}, 1)}
+	c := &Consumer[T]{name: name, db: db, runner: r, sub: sub, handlers: make(map[route]entry[T])}
 	if cfg != nil {
 		c.cfg = *cfg
 	}
@@ -134,25 +167,35 @@ func NewConsumer[T any](name string, db *sqldb.DB, r sqldb.Runner[T], sub events
 		return nil, err
 	}
 	c.inbox = New(db.Dialect, &c.cfg.Inbox)
+	c.pace = newPace(c.cfg.Batch, db.Dialect)
 	return c, nil
 }
 
 func (c *ConsumerConfig) resolve(d sqldb.Dialect) error {
-	workers := 8
+	workers, blocks := 8, 8
 	if d == sqldb.SQLite {
-		workers = 1
+		workers, blocks = 1, 1
 	}
 	for _, n := range []struct {
 		name  string
 		value *int
 		def   int
-	}{{"Concurrency", &c.Concurrency, workers}, {"MaxInFlight", &c.MaxInFlight, 256}, {"MaxAttempts", &c.MaxAttempts, 8}} {
+	}{
+		{"Concurrency", &c.Concurrency, workers},
+		{"Blocks", &c.Blocks, blocks},
+		{"Batch", &c.Batch, 64},
+		{"MaxInFlight", &c.MaxInFlight, 1024},
+		{"MaxAttempts", &c.MaxAttempts, 8},
+	} {
 		if *n.value < 0 {
 			return fmt.Errorf("inbox: ConsumerConfig.%s %d: must not be negative", n.name, *n.value)
 		}
 		if *n.value == 0 {
 			*n.value = n.def
 		}
+	}
+	if err := (events.Block{Count: c.Blocks}).Validate(); err != nil {
+		return fmt.Errorf("inbox: ConsumerConfig.Blocks: %w", err)
 	}
 	for _, n := range []struct {
 		name  string
@@ -162,7 +205,7 @@ func (c *ConsumerConfig) resolve(d sqldb.Dialect) error {
 		{"Backoff", &c.Backoff, 100 * time.Millisecond}, {"MaxBackoff", &c.MaxBackoff, 30 * time.Second},
 		{"HandlerTimeout", &c.HandlerTimeout, 30 * time.Second}, {"DrainTimeout", &c.DrainTimeout, 10 * time.Second},
 		{"RedrivePoll", &c.RedrivePoll, time.Second}, {"TrimEvery", &c.TrimEvery, 10 * time.Minute},
-		{"LeaseTTL", &c.LeaseTTL, 3 * time.Second},
+		{"LeaseTTL", &c.LeaseTTL, 3 * time.Second}, {"GapTimeout", &c.GapTimeout, time.Minute},
 	} {
 		if *n.value < 0 {
 			return fmt.Errorf("inbox: ConsumerConfig.%s %v: must not be negative", n.name, *n.value)
@@ -184,14 +227,24 @@ func (c *Consumer[T]) Name() string { return c.name }
 // panics where the names are invalid or the type has a handler already, which
 // are mistakes in the program.
 func (c *Consumer[T]) Handle(topic, eventType string, h Handler[T]) {
+	c.register(topic, eventType, entry[T]{one: h})
+}
+
+// HandleBatch is Handle for a handler of several events at once.
+func (c *Consumer[T]) HandleBatch(topic, eventType string, h BatchHandler[T]) {
+	c.register(topic, eventType, entry[T]{many: h})
+	c.batches = true
+}
+
+func (c *Consumer[T]) register(topic, eventType string, x entry[T]) {
 	if err := errors.Join(events.ValidTopic(topic), events.ValidType(eventType)); err != nil {
 		panic("inbox: Handle: " + err.Error())
 	}
 	k := route{topic, eventType}
-	if h == nil || c.handlers[k] != nil {
+	if _, again := c.handlers[k]; again || x.none() {
 		panic(fmt.Sprintf("inbox: Handle: type %s of topic %s needs exactly one handler", eventType, topic))
 	}
-	c.handlers[k] = h
+	c.handlers[k] = x
 	c.topics = appendNew(c.topics, topic)
 	c.types = appendNew(c.types, eventType)
 }
@@ -213,7 +266,15 @@ func (c *Consumer[T]) Run(ctx context.Context) error {
 	if len(c.handlers) == 0 {
 		return fmt.Errorf("inbox: consumer %s handles no events: call Handle before Run", c.name)
 	}
-	s := events.Subscription{Group: c.name, Topics: c.topics, Types: c.types, MaxInFlight: c.cfg.MaxInFlight}
+	s := events.Subscription{Group: c.name, Topics: c.topics, Types: c.types, MaxInFlight: max(1, c.cfg.MaxInFlight/c.cfg.Blocks)}
+	for topic, mode := range c.cfg.Sequences {
+		if !slices.Contains(c.topics, topic) {
+			return fmt.Errorf("inbox: consumer %s: ConsumerConfig.Sequences names topic %q, of which it handles no events", c.name, topic)
+		}
+		if mode == Strict {
+			s.Types = nil // every type has a number
+		}
+	}
 	if err := s.Validate(); err != nil {
 		return fmt.Errorf("inbox: consumer %s: %w", c.name, err)
 	}
@@ -229,9 +290,7 @@ func (c *Consumer[T]) Run(ctx context.Context) error {
 		Exclusive: c.db.Dialect == sqldb.SQLite,
 	}
 	return lease.Run(ctx, c.db, cfg, func(ctx context.Context, n *lease.Node) error {
-		return n.Share(ctx, []string{"consumer"}, func(ctx context.Context, _ lease.Lease) error {
-			return c.consume(ctx, s)
-		})
+		return c.consume(ctx, n, s)
 	})
 }
 
@@ -240,7 +299,7 @@ func (c *Consumer[T]) Run(ctx context.Context) error {
 func (c *Consumer[T]) checkTables(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
 	defer cancel()
-	if _, err := c.db.Write.ExecContext(ctx, `SELECT consumer FROM napkin_inbox LIMIT 1`); sqldb.IsNoTable(err) {
+	if _, err := c.db.Write.ExecContext(ctx, `SELECT consumer FROM napkin_inbox_seq LIMIT 1`); sqldb.IsNoTable(err) {
 		return fmt.Errorf("inbox: the tables are missing: apply migrate.Up(ctx, db, inbox.Set, inbox.Migrations(db.Dialect)) before Run: %w", err)
 	}
 	return nil

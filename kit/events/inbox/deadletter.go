@@ -43,10 +43,42 @@ type DeadLetter struct {
 	Event    events.Event
 	// Cause is the last failure; empty where the event only waits.
 	Cause string
-	// Attempts counts the failures.
+	// Attempts counts the failures; History has the last of them, oldest first.
 	Attempts int
+	History  []Failure
 	// Created is when it was stored, Resolved when it was redriven or dropped.
 	Created, Resolved time.Time
+}
+
+// Failure is one failed attempt at an event.
+type Failure struct {
+	At    time.Time `json:"at"`
+	Cause string    `json:"cause"`
+}
+
+const (
+	maxCause   = 4000 // bytes of a stored cause
+	maxHistory = 16   // failures that are kept with their causes, of 500 bytes each
+)
+
+// failure appends a failure, and forgets the oldest where there are too many.
+func (c *Consumer[T]) failure(history []Failure, cause error) []Failure {
+	history = append(history, Failure{At: c.inbox.cfg.Now().UTC().Truncate(time.Microsecond), Cause: clip(cause.Error(), 500)})
+	return history[max(0, len(history)-maxHistory):]
+}
+
+func readHistory(stored string) []Failure {
+	var h []Failure
+	_ = json.Unmarshal([]byte(stored), &h) // what is not ours is no reason to keep an event
+	return h
+}
+
+func writeHistory(h []Failure) string {
+	if len(h) == 0 {
+		return "[]"
+	}
+	b, _ := json.Marshal(h) // times and strings: it cannot fail
+	return string(b)
 }
 
 // ErrNotDead is returned where no dead letter has the id, or it is resolved, or
@@ -79,13 +111,16 @@ func (c *Consumer[T]) Drop(ctx context.Context, id int64) error {
 }
 
 func (c *Consumer[T]) wakeRedrive() {
-	select {
-	case c.redrive <- struct{}{}:
-	default:
-	}
+	c.redrive.Range(func(_, wake any) bool {
+		select {
+		case wake.(chan struct{}) <- struct{}{}:
+		default:
+		}
+		return true
+	})
 }
 
-const letterColumns = `id, consumer, state, topic, key, event_id, attributes, data, cause, attempts, created, resolved`
+const letterColumns = `id, consumer, state, topic, key, event_id, attributes, data, cause, attempts, created, resolved, history`
 
 // ReadDeadLetters lists the open dead letters and parked events of a consumer,
 // or of all where consumer is "", in their order. It needs no consumer, so an
@@ -113,7 +148,8 @@ func scanLetter(row sqldb.Row) (DeadLetter, error) {
 	var topic, key, eventID string
 	var attributes, data []byte
 	var created, resolved int64
-	err := row.Scan(&l.ID, &l.Consumer, &l.State, &topic, &key, &eventID, &attributes, &data, &l.Cause, &l.Attempts, &created, &resolved)
+	var history string
+	err := row.Scan(&l.ID, &l.Consumer, &l.State, &topic, &key, &eventID, &attributes, &data, &l.Cause, &l.Attempts, &created, &resolved, &history)
 	if err != nil {
 		return l, err
 	}
@@ -124,9 +160,23 @@ func scanLetter(row sqldb.Row) (DeadLetter, error) {
 	// An event that never decoded is shown as far as it did.
 	l.Event, _ = events.FromAttributes(topic, m, data)
 	l.Event.ID, l.Event.Key = eventID, key
+	l.History = readHistory(history)
 	l.Created = sqldb.FromMicros(created)
 	if resolved > 0 {
 		l.Resolved = sqldb.FromMicros(resolved)
+	}
+	return l, nil
+}
+
+// ReadDeadLetter returns one dead letter or parked event, also one that is
+// resolved. ErrNotDead where there is none.
+func ReadDeadLetter(ctx context.Context, db *sqldb.DB, id int64) (DeadLetter, error) {
+	l, err := scanLetter(db.Read.QueryRowContext(ctx, `SELECT `+letterColumns+` FROM napkin_dead_letter WHERE id = $1`, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return DeadLetter{}, ErrNotDead
+	}
+	if err != nil {
+		return DeadLetter{}, fmt.Errorf("inbox: read dead letter %d: %w", id, err)
 	}
 	return l, nil
 }
@@ -185,7 +235,11 @@ func Drop(ctx context.Context, db *sqldb.DB, id int64) error {
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(ErrNotDead, err)
 		}
-		return nil
+		l, err := scanLetter(tx.QueryRowContext(ctx, `SELECT `+letterColumns+` FROM napkin_dead_letter WHERE id = $1`, id))
+		if err != nil {
+			return err
+		}
+		return takeDropped(ctx, tx, consumer, l.Event)
 	})
 	if err != nil {
 		return fmt.Errorf("inbox: drop %d: %w", id, err)
@@ -193,13 +247,13 @@ func Drop(ctx context.Context, db *sqldb.DB, id int64) error {
 	return nil
 }
 
-func letGo(ctx context.Context, tx *sql.Tx, consumer, topic, key string) error {
+func letGo(ctx context.Context, tx sqldb.Execer, consumer, topic, key string) error {
 	_, err := tx.ExecContext(ctx, `UPDATE napkin_parked_key SET draining = 1 WHERE consumer = $1 AND topic = $2 AND key = $3`, consumer, topic, key)
 	return err
 }
 
 // store inserts an event into the list.
-func (c *Consumer[T]) store(ctx context.Context, w sqldb.Execer, e events.Event, state, cause string, attempts int) error {
+func (c *Consumer[T]) store(ctx context.Context, w sqldb.Execer, e events.Event, state, cause string, attempts int, history []Failure) error {
 	attributes, err := json.Marshal(e.Attributes())
 	if err != nil {
 		return err
@@ -208,29 +262,55 @@ func (c *Consumer[T]) store(ctx context.Context, w sqldb.Execer, e events.Event,
 	if data == nil {
 		data = []byte{} // the column is NOT NULL: no data is empty data
 	}
-	_, err = w.ExecContext(ctx, `INSERT INTO napkin_dead_letter (consumer, topic, key, event_id, attributes, data, state, cause, attempts, created, resolved)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0)`,
-		c.name, e.Topic, e.Key, e.ID, attributes, data, state, clip(cause), attempts, sqldb.Micros(c.inbox.cfg.Now()))
+	_, err = w.ExecContext(ctx, `INSERT INTO napkin_dead_letter (consumer, topic, key, event_id, attributes, data, state, cause, attempts, created, resolved, history)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11)`,
+		c.name, e.Topic, e.Key, e.ID, attributes, data, state, clip(cause, maxCause), attempts, sqldb.Micros(c.inbox.cfg.Now()), writeHistory(history))
 	return err
 }
 
-// park appends the event to its key's list where the key is parked. The row lock
-// orders it against a redrive that takes the last event off that list.
-func (c *Consumer[T]) park(ctx context.Context, w sqldb.Tx, e events.Event) (bool, error) {
-	if e.Key == "" {
-		return false, nil
+// parkedKey is a key behind a dead letter.
+type parkedKey struct {
+	gap int64 // the number of the event that waits for a missing one; 0: for an operator
+}
+
+// parkedKeys locks and reads which of the units' keys are parked. The row lock
+// orders them against a redrive that takes the last event off such a key's list.
+func (c *Consumer[T]) parkedKeys(ctx context.Context, w sqldb.Tx, us []*unit[T]) (map[route]*parkedKey, error) {
+	var keys [][2]string
+	for i, u := range us {
+		if u.event.Key != "" && (i == 0 || us[i-1].event.Key != u.event.Key || us[i-1].event.Topic != u.event.Topic) {
+			keys = append(keys, [2]string{u.event.Topic, u.event.Key})
+		}
 	}
-	var since int64
-	err := w.QueryRow(ctx, `SELECT since FROM napkin_parked_key WHERE consumer = $1 AND topic = $2 AND key = $3`+c.db.Dialect.ForUpdate(),
-		c.name, e.Topic, e.Key).Scan(&since)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
+	if keys == nil {
+		return nil, nil
 	}
+	query, args := `SELECT topic, key, gap FROM napkin_parked_key WHERE consumer = $1 AND topic = $2 AND key = $3`+c.db.Dialect.ForUpdate(), []any{c.name, keys[0][0], keys[0][1]}
+	if len(keys) > 1 {
+		arg, err := json.Marshal(keys)
+		if err != nil {
+			return nil, err
+		}
+		query, args = `SELECT topic, key, gap FROM napkin_parked_key WHERE consumer = $1 AND (topic, key) IN (
+			SELECT x ->> 0, x ->> 1 FROM json_array_elements(CAST($2 AS json)) x) ORDER BY topic, key FOR UPDATE`, []any{c.name, string(arg)}
+		if c.db.Dialect == sqldb.SQLite {
+			query = `SELECT topic, key, gap FROM napkin_parked_key WHERE consumer = $1 AND (topic, key) IN (
+				SELECT value ->> 0, value ->> 1 FROM json_each($2))`
+		}
+	}
+	rows, err := w.Query(ctx, query, args...)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	if f := c.cfg.BypassParking; f != nil && f(e) {
-		return false, nil
+	defer rows.Close()
+	parked := make(map[route]*parkedKey)
+	for rows.Next() {
+		var k route
+		p := &parkedKey{}
+		if err := rows.Scan(&k.topic, &k.typ, &p.gap); err != nil {
+			return nil, err
+		}
+		parked[k] = p
 	}
-	return true, c.store(ctx, w, e, stateParked, "", 0)
+	return parked, rows.Err()
 }

@@ -59,9 +59,7 @@ func classOf(err error) class {
 	return counted
 }
 
-// isPassing reports a failure that counts for nothing and concerns this attempt
-// only: a deadlock or serialization failure, or an attempt that ran out of time.
-func isPassing(err error) bool {
-	return !IsPermanent(err) &&
-		(sqldb.IsRetryable(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
+// isTimeout reports a failure that says no more than that time ran out.
+func isTimeout(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -3,8 +3,10 @@ package inbox
 import (
 	"context"
 	"embed"
+	"encoding/json"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/napkin-kit/napkin/kit/sqldb"
@@ -78,6 +80,47 @@ func (i *Inbox) Mark(ctx context.Context, tx sqldb.Execer, consumer, eventID str
 		return false, fmt.Errorf("inbox: mark event %s: %w", eventID, err)
 	}
 	return n == 1, nil
+}
+
+// markAll is Mark for several events, in one statement; first[i] is that of ids[i].
+// An event that is in ids twice is first once.
+func (i *Inbox) markAll(ctx context.Context, tx sqldb.Tx, consumer string, ids []string) (first []bool, err error) {
+	first = make([]bool, len(ids))
+	if len(ids) == 1 {
+		first[0], err = i.Mark(ctx, tx, consumer, ids[0])
+		return first, err
+	}
+	sorted := slices.Sorted(slices.Values(ids)) // two that mark the same events take turns
+	arg, err := json.Marshal(sorted)
+	if err != nil {
+		return nil, err
+	}
+	from := `SELECT CAST($1 AS text), value, CAST($3 AS bigint) FROM json_array_elements_text(CAST($2 AS json))`
+	if i.dialect == sqldb.SQLite {
+		from = `SELECT $1, value, $3 FROM json_each($2) WHERE true`
+	}
+	rows, err := tx.Query(ctx, `INSERT INTO napkin_inbox (consumer, event_id, handled) `+from+` ON CONFLICT DO NOTHING RETURNING event_id`,
+		consumer, string(arg), sqldb.Micros(i.cfg.Now()))
+	if err != nil {
+		return nil, fmt.Errorf("inbox: mark %d events: %w", len(ids), err)
+	}
+	defer rows.Close()
+	marked := make(map[string]bool, len(ids))
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("inbox: mark %d events: %w", len(ids), err)
+		}
+		marked[id] = true
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("inbox: mark %d events: %w", len(ids), err)
+	}
+	for n, id := range ids {
+		first[n] = marked[id]
+		delete(marked, id)
+	}
+	return first, nil
 }
 
 // trimBatch removes up to 1000 marks past the retention, of all consumers.

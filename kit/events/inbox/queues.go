@@ -1,7 +1,9 @@
 package inbox
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -9,14 +11,15 @@ import (
 )
 
 // queues keeps the deliveries in order of their keys: one queue for each key
-// that has any, and of each queue only the head is worked on.
+// that has any, of which one worker at a time has the head.
 type queues struct {
 	gate gate
 
 	mu     sync.Mutex
-	wake   *sync.Cond
+	wake   *sync.Cond // of workers, and of those who wait for a block to end
 	closed bool
-	byKey  map[route]*queue // topic and key
+	blocks map[events.Block]bool // those that this replica holds
+	byKey  map[route]*queue      // topic and key
 	ready  []*queue
 	timers map[*queue]*time.Timer
 }
@@ -24,49 +27,117 @@ type queues struct {
 // queue is the deliveries of one key.
 type queue struct {
 	key   route
+	block events.Block
 	items []*item
+	job   *job // has the first of items; nil where nobody has
+	gap   bool // waits for an event that is missing before its head
 }
 
 type item struct {
 	delivery events.Delivery
+	event    events.Event
+	bad      error // why it does not decode
 	tries    int
+	alone    bool      // not to be handled in one transaction with others
+	held     time.Time // since when an event before it is missing
+}
+
+// job is what a worker handles in one transaction.
+type job struct {
+	parts  []part
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// part is the events of one key in a job.
+type part struct {
+	queue *queue
+	items []*item
+}
+
+func (j *job) size() int {
+	n := 0
+	for _, p := range j.parts {
+		n += len(p.items)
+	}
+	return n
+}
+
+func (j *job) each(f func(*item)) {
+	for _, p := range j.parts {
+		for _, it := range p.items {
+			f(it)
+		}
+	}
 }
 
 func newQueues() *queues {
-	q := &queues{byKey: make(map[route]*queue), timers: make(map[*queue]*time.Timer)}
+	q := &queues{blocks: make(map[events.Block]bool), byKey: make(map[route]*queue), timers: make(map[*queue]*time.Timer)}
 	q.wake = sync.NewCond(&q.mu)
 	return q
 }
 
+// open lets deliveries of a block in.
+func (q *queues) open(b events.Block) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.blocks[b] = true
+}
+
 // add takes a delivery; it never blocks. The broker bounds their number.
-func (q *queues) add(d events.Delivery) {
-	e := d.Event()
-	k := route{e.Topic, "k" + e.Key}
-	if e.Key == "" {
-		k.typ = "i" + e.ID // ordered with nothing but its own redelivery
+func (q *queues) add(b events.Block, d events.Delivery) {
+	it := &item{delivery: d, event: d.Event(), bad: d.Err()}
+	k := route{it.event.Topic, "k" + it.event.Key}
+	if it.event.Key == "" {
+		k.typ = "i" + it.event.ID // ordered with nothing but its own redelivery
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed {
+	if !q.blocks[b] {
 		return // it is delivered again to the next
 	}
 	x := q.byKey[k]
 	if x == nil {
-		x = &queue{key: k}
+		x = &queue{key: k, block: b}
 		q.byKey[k] = x
 		q.push(x)
 	}
-	x.items = append(x.items, &item{delivery: d})
+	x.items = append(x.items, it)
+	if x.gap { // this may be what is missing
+		x.gap = false
+		x.inOrder()
+		q.push(x)
+	}
+}
+
+// inOrder sorts what the head's source sent by its number, and leaves the events
+// of other sources where they are.
+func (x *queue) inOrder() {
+	var at []int
+	var same []*item
+	for i, it := range x.items {
+		if it.event.Source == x.items[0].event.Source {
+			at, same = append(at, i), append(same, it)
+		}
+	}
+	slices.SortStableFunc(same, func(a, b *item) int { return cmp.Compare(a.event.KeySeq, b.event.KeySeq) })
+	for i, it := range same {
+		x.items[at[i]] = it
+	}
 }
 
 func (q *queues) push(x *queue) {
+	if t := q.timers[x]; t != nil {
+		t.Stop()
+		delete(q.timers, x)
+	}
 	q.ready = append(q.ready, x)
-	q.wake.Signal()
+	q.wake.Broadcast()
 }
 
-// next waits for a queue whose head may be worked on; nil once closed. The
-// caller gives it back with done or later.
-func (q *queues) next() *queue {
+// next waits for queues whose heads may be worked on and takes up to limit events
+// of them; nil once closed. The caller gives each part back with done or later.
+func (q *queues) next(work context.Context, limit int) *job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.ready) == 0 && !q.closed {
@@ -75,48 +146,142 @@ func (q *queues) next() *queue {
 	if q.closed {
 		return nil
 	}
-	x := q.ready[0]
-	q.ready = q.ready[1:]
-	return x
+	j := &job{}
+	j.ctx, j.cancel = context.WithCancel(work)
+	left := q.ready[:0:0]
+	for i, x := range q.ready {
+		room := limit - j.size()
+		if room <= 0 {
+			left = append(left, q.ready[i:]...)
+			break
+		}
+		n := x.together(room)
+		if len(j.parts) > 0 && n == 0 {
+			left = append(left, x)
+			continue
+		}
+		j.parts = append(j.parts, part{x, slices.Clone(x.items[:max(n, 1)])})
+		x.job = j
+		if n == 0 { // one that is handled alone
+			left = append(left, q.ready[i+1:]...)
+			break
+		}
+	}
+	q.ready = left
+	return j
 }
 
-func (q *queues) head(x *queue) *item {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return x.items[0]
+// together counts the events at the head that may share a transaction.
+func (x *queue) together(room int) int {
+	n := 0
+	for n < len(x.items) && n < room && !x.items[n].alone && x.items[n].bad == nil {
+		n++
+	}
+	return n
 }
 
-// done removes the head.
-func (q *queues) done(x *queue) {
+// done removes what was handled from its queue.
+func (q *queues) done(p part) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	x.items[0] = nil
-	if x.items = x.items[1:]; len(x.items) == 0 {
-		delete(q.byKey, x.key)
+	x := p.queue
+	x.job = nil
+	clear(x.items[:len(p.items)])
+	x.items = x.items[len(p.items):]
+	if len(x.items) == 0 || !q.blocks[x.block] {
+		q.forget(x)
 		return
 	}
 	q.push(x)
 }
 
 // later makes the queue ready again after a while; no worker waits for it.
-func (q *queues) later(x *queue, after time.Duration) {
+func (q *queues) later(p part, after time.Duration) { q.back(p, after, false) }
+
+// hold is later for a head before which an event is missing: its arrival makes
+// the queue ready at once.
+func (q *queues) hold(p part, after time.Duration) { q.back(p, after, true) }
+
+func (q *queues) back(p part, after time.Duration, gap bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed {
+	x := p.queue
+	x.job = nil
+	if !q.blocks[x.block] {
+		q.forget(x)
 		return
+	}
+	if gap {
+		head := x.items[0]
+		if x.inOrder(); x.items[0] != head {
+			after = 0 // what is missing had come already
+		}
 	}
 	if after <= 0 {
 		q.push(x)
 		return
 	}
+	x.gap = gap
 	q.timers[x] = time.AfterFunc(after, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
+		if q.timers[x] == nil {
+			return
+		}
+		x.gap = false
+		q.push(x)
+	})
+}
+
+// forget drops a queue that nobody works on.
+func (q *queues) forget(x *queue) {
+	if q.byKey[x.key] == x {
+		delete(q.byKey, x.key)
+	}
+	if t := q.timers[x]; t != nil {
+		t.Stop()
 		delete(q.timers, x)
-		if !q.closed {
-			q.push(x)
+	}
+	q.wake.Broadcast()
+}
+
+// release gives a block up: it forgets what is queued, waits until nothing of it
+// is worked on, and ends what is after the time given.
+func (q *queues) release(b events.Block, drain time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.blocks, b)
+	q.ready = slices.DeleteFunc(q.ready, func(x *queue) bool { return x.block == b })
+	for _, x := range q.byKey {
+		if x.block == b && x.job == nil {
+			q.forget(x)
+		}
+	}
+	t := time.AfterFunc(drain, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.blocks[b] {
+			return
+		}
+		for _, x := range q.byKey {
+			if x.block == b && x.job != nil {
+				x.job.cancel()
+			}
 		}
 	})
+	defer t.Stop()
+	for q.busy(b) {
+		q.wake.Wait()
+	}
+}
+
+func (q *queues) busy(b events.Block) bool {
+	for _, x := range q.byKey {
+		if x.block == b && x.job != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // held lists every delivery that is neither acknowledged nor given up.
@@ -132,7 +297,7 @@ func (q *queues) held() []events.Delivery {
 	return out
 }
 
-// close releases the workers and forgets what is queued.
+// close releases the workers.
 func (q *queues) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -11,25 +11,28 @@ import (
 	"github.com/napkin-kit/napkin/kit/sqldb"
 )
 
-// redriveLoop drains the keys that an operator let go on.
-func (c *Consumer[T]) redriveLoop(ctx, work context.Context, q *queues) {
+// redriveLoop drains the keys of a block that may go on.
+func (c *Consumer[T]) redriveLoop(ctx, work context.Context, q *queues, b events.Block) {
+	wake := make(chan struct{}, 1)
+	c.redrive.Store(b, wake)
+	defer c.redrive.Delete(b)
 	tick := time.NewTicker(c.cfg.RedrivePoll)
 	defer tick.Stop()
 	for {
-		if err := c.redriveAll(ctx, work, q); err != nil && ctx.Err() == nil {
+		if err := c.redriveAll(ctx, work, q, b); err != nil && ctx.Err() == nil {
 			c.cfg.Logger.WarnContext(ctx, "inbox: redriving failed, trying again", "consumer", c.name, "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.redrive:
+		case <-wake:
 		case <-tick.C:
 		}
 	}
 }
 
-func (c *Consumer[T]) redriveAll(ctx, work context.Context, q *queues) error {
-	keys, letters, err := c.redriveWork(work)
+func (c *Consumer[T]) redriveAll(ctx, work context.Context, q *queues, b events.Block) error {
+	keys, letters, err := c.redriveWork(work, b)
 	if err != nil {
 		return err
 	}
@@ -54,12 +57,12 @@ func (c *Consumer[T]) redriveAll(ctx, work context.Context, q *queues) error {
 	return nil
 }
 
-// redriveWork lists the keys to drain, and the letters without a key.
-func (c *Consumer[T]) redriveWork(ctx context.Context) (keys []route, letters []int64, err error) {
+// redriveWork lists the keys of a block to drain, and the letters without a key.
+func (c *Consumer[T]) redriveWork(ctx context.Context, b events.Block) (keys []route, letters []int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
 	defer cancel()
 	rows, err := c.db.Read.QueryContext(ctx, `SELECT topic, key, 0 FROM napkin_parked_key WHERE consumer = $1 AND draining = 1
-		UNION ALL SELECT topic, '', id FROM napkin_dead_letter WHERE consumer = $1 AND state = 'redrive' ORDER BY 3`, c.name)
+		UNION ALL SELECT topic, event_id, id FROM napkin_dead_letter WHERE consumer = $1 AND state = 'redrive' ORDER BY 3`, c.name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -69,6 +72,9 @@ func (c *Consumer[T]) redriveWork(ctx context.Context) (keys []route, letters []
 		var id int64
 		if err := rows.Scan(&k.topic, &k.typ, &id); err != nil {
 			return nil, nil, err
+		}
+		if !b.Contains(events.Partition(k.typ)) {
+			continue
 		}
 		if id == 0 {
 			keys = append(keys, k)
@@ -83,8 +89,10 @@ func (c *Consumer[T]) redriveWork(ctx context.Context) (keys []route, letters []
 // go on with the key. A letter that fails keeps its place, dead again.
 func (c *Consumer[T]) redriveOne(ctx, work context.Context, q *queues, where string, keyed bool, args ...any) (more bool, err error) {
 	var l DeadLetter
+	var history []Failure
 	for failures := 1; ; failures++ {
-		l, err = c.redriveTx(work, where, keyed, args...)
+		var handling bool
+		l, handling, err = c.redriveTx(work, where, keyed, args...)
 		if ctx.Err() != nil && err != nil {
 			return false, nil //nolint:nilerr // shutting down: the letter keeps its place
 		}
@@ -98,7 +106,7 @@ func (c *Consumer[T]) redriveOne(ctx, work context.Context, q *queues, where str
 			return true, nil
 		case l.ID == 0:
 			return false, err // the list could not be read
-		case c.isInfrastructure(err) || isPassing(err):
+		case c.isInfrastructure(err), !IsPermanent(err) && (sqldb.IsRetryable(err) || isTimeout(err) && !(handling && c.answers(work))):
 			c.failed(work, l.Event, err, false)
 			q.gate.shut(c.backoff)
 			if !q.gate.pass(ctx) {
@@ -108,8 +116,9 @@ func (c *Consumer[T]) redriveOne(ctx, work context.Context, q *queues, where str
 			continue
 		}
 		c.failed(work, l.Event, err, true)
+		history = c.failure(history, err)
 		if IsPermanent(err) || failures >= c.cfg.MaxAttempts {
-			return false, c.deadAgain(work, l, keyed, err, failures)
+			return false, c.deadAgain(work, l, keyed, err, failures, history)
 		}
 		t := time.NewTimer(c.backoff(failures))
 		select {
@@ -122,7 +131,7 @@ func (c *Consumer[T]) redriveOne(ctx, work context.Context, q *queues, where str
 }
 
 // redriveTx handles one letter in the transaction that takes it off the list.
-func (c *Consumer[T]) redriveTx(ctx context.Context, where string, keyed bool, args ...any) (l DeadLetter, err error) {
+func (c *Consumer[T]) redriveTx(ctx context.Context, where string, keyed bool, args ...any) (l DeadLetter, handling bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
 	defer cancel()
 	err = c.runner.InTx(ctx, func(ctx context.Context, tx T) error {
@@ -159,26 +168,43 @@ func (c *Consumer[T]) redriveTx(ctx context.Context, where string, keyed bool, a
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return err // dropped meanwhile
 		}
-		return c.handleLetter(ctx, tx, l)
+		if err := c.takeRedriven(ctx, w, l.Event); err != nil {
+			return err
+		}
+		handling = true
+		err = c.handleLetter(ctx, tx, l)
+		handling = err != nil
+		return err
 	})
-	return l, err
+	return l, handling, err
 }
 
 func (c *Consumer[T]) handleLetter(ctx context.Context, tx T, l DeadLetter) error {
 	if err := l.Event.Validate(); err != nil {
 		return Permanent(fmt.Errorf("inbox: the event does not decode, it can only be dropped: %w", err))
 	}
-	h := c.handlers[route{l.Event.Topic, l.Event.Type}]
-	if h == nil {
+	x, ok := c.handlers[route{l.Event.Topic, l.Event.Type}]
+	switch {
+	case !ok && c.cfg.Sequences[l.Event.Topic] == Strict:
+		return nil // it joined the list for its number
+	case !ok:
 		return Permanent(fmt.Errorf("inbox: no handler for type %s of topic %s", l.Event.Type, l.Event.Topic))
 	}
-	return guard(c.context(ctx, l.Event), tx, l.Event, h)
+	ctx = c.context(ctx, l.Event)
+	return guard(func() error {
+		if x.many != nil {
+			return x.many(ctx, tx, []events.Event{l.Event})
+		}
+		return x.one(ctx, tx, l.Event)
+	})
 }
 
 // deadAgain gives a redriven letter up once more; its key stays parked.
-func (c *Consumer[T]) deadAgain(ctx context.Context, l DeadLetter, keyed bool, cause error, failures int) error {
+func (c *Consumer[T]) deadAgain(ctx context.Context, l DeadLetter, keyed bool, cause error, failures int, history []Failure) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
 	defer cancel()
+	history = append(l.History, history...)
+	history = history[max(0, len(history)-maxHistory):]
 	err := c.runner.InTx(ctx, func(ctx context.Context, tx T) error {
 		w := c.runner.Wrap(tx)
 		if keyed {
@@ -187,8 +213,8 @@ func (c *Consumer[T]) deadAgain(ctx context.Context, l DeadLetter, keyed bool, c
 				return err
 			}
 		}
-		_, err := w.ExecContext(ctx, `UPDATE napkin_dead_letter SET state = 'dead', cause = $2, attempts = attempts + $3 WHERE id = $1 AND state IN ('dead', 'parked', 'redrive')`,
-			l.ID, clip(cause.Error()), failures)
+		_, err := w.ExecContext(ctx, `UPDATE napkin_dead_letter SET state = 'dead', cause = $2, attempts = attempts + $3, history = $4 WHERE id = $1 AND state IN ('dead', 'parked', 'redrive')`,
+			l.ID, clip(cause.Error(), maxCause), failures, writeHistory(history))
 		return err
 	})
 	if err == nil {
