@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 
@@ -65,8 +66,16 @@ type Config struct {
 	// returns.
 	NewVerifier func(s *Service) (*authn.Verifier, error)
 
-	// Destinations are the resilience pipelines of the peers, by peer name. Defaults
-	// to this service's own, with the defaults of package resilience.
+	// Resilience configures the calls to all peers, over gRPC and HTTP; a Peer may
+	// change it for itself. Its zero value is the defaults of package resilience:
+	// deadline, retry, budget, breaker and bulkhead on, each with a field Off. Its
+	// hooks are called beside telemetry's.
+	Resilience resilience.Config
+	// HTTPEndpoint names the endpoint of a request to a peer, for breakers per
+	// endpoint: see resilience.DestinationsConfig. gRPC needs nothing of the kind.
+	HTTPEndpoint func(*http.Request) string
+	// Destinations are the resilience pipelines of the peers, by peer name, to be
+	// shared with others. Defaults to this service's own, made from Resilience.
 	Destinations *resilience.Destinations
 
 	// Shedder drops requests under overload. Services that share a process, and so
@@ -74,6 +83,9 @@ type Config struct {
 	// judge again, since a request that holds a place and waits for one further
 	// down would starve both. Defaults to one of this service's own.
 	Shedder *resilience.Shedder
+	// Shedding configures the shedder of this service's own; its hooks are called
+	// beside telemetry's.
+	Shedding resilience.ShedderConfig
 	// NoShedding leaves shedding out.
 	NoShedding bool
 	// Idempotency says which gRPC methods take an idempotency key, by full method.
@@ -89,7 +101,7 @@ type Config struct {
 	NoAccessLog bool
 
 	// DefaultDeadline bounds a unary call or HTTP request whose caller set no
-	// deadline. Defaults to 10 s.
+	// deadline. Defaults to 10 s; negative means none.
 	DefaultDeadline time.Duration
 	// StreamDeadline bounds a gRPC stream without a deadline, and a stream of
 	// server-sent events. Defaults to 15 min; negative means none.
@@ -121,6 +133,10 @@ type Peer struct {
 	HTTPAddr string
 	// ID is the SPIFFE ID it must prove to have.
 	ID spiffeid.ID
+	// Resilience, if not nil, changes Config.Resilience for the calls to this peer:
+	// another time, no retries, no breaker. It is called more than once and must
+	// only set fields.
+	Resilience func(c *resilience.Config)
 }
 
 func (c Config) withDefaults() Config {
@@ -173,7 +189,7 @@ func (c Config) validate(policy *authn.Policy) error {
 	for _, d := range []struct {
 		name string
 		v    time.Duration
-	}{{"DefaultDeadline", c.DefaultDeadline}, {"DrainDelay", c.DrainDelay}, {"DrainTimeout", c.DrainTimeout}, {"StopTimeout", c.StopTimeout}} {
+	}{{"DrainDelay", c.DrainDelay}, {"DrainTimeout", c.DrainTimeout}, {"StopTimeout", c.StopTimeout}} {
 		if d.v < 0 {
 			fault("Config.%s is %v: it must not be negative", d.name, d.v)
 		}
@@ -185,6 +201,7 @@ func (c Config) validate(policy *authn.Policy) error {
 	if httpOn && !c.PublicHTTP && len(c.HTTPCallers) == 0 {
 		fault("the HTTP listener is on and Config.HTTPCallers is empty, so nobody may call it: list the callers, set PublicHTTP, or set HTTPAddr to %q", None)
 	}
+	c.checkResilience(fault)
 	for name, p := range c.Peers {
 		if p.Addr == "" && p.HTTPAddr == "" {
 			fault("Config.Peers[%q] has no address: set Addr or HTTPAddr", name)

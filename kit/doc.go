@@ -28,8 +28,34 @@
 //	correlation → idempotency key → call span → retry with budget → breaker → bulkhead
 //	→ attempt timeout and span → mTLS
 //
-// [Service.Dial] and [Service.HTTPClient] switch all of it on; [DialOption] values
-// switch parts off.
+// [Service.Dial] and [Service.HTTPClient] switch all of it on, gRPC and HTTP with one
+// budget, breaker and bulkhead for each peer. Config.Resilience configures it for all
+// peers, Peer.Resilience for one:
+//
+//	kit.Peer{Addr: addr, ID: id, Resilience: func(c *resilience.Config) {
+//		c.Deadline.Total, c.Deadline.Attempt = 30*time.Second, 10*time.Second
+//		c.Retry.Off = true
+//	}}
+//
+// # Off switches
+//
+// Each part can be left out by itself.
+//
+//	calls to peers
+//	  deadline, retry, budget, breaker, bulkhead   Resilience.Deadline.Off, .Retry.Off, …;
+//	                                               NAPKIN_RESILIENCE_OFF=retry,order=breaker
+//	  all of these for one connection              WithoutResilience
+//	  idempotency key, call span, user's token     WithoutIdempotencyKey, WithoutCallSpan, WithoutToken
+//	  hedge, throttle, rate limit                  off; Resilience.Hedge.On, .Throttle.On, .Limiter
+//	requests from callers
+//	  deadline                                     DefaultDeadline, StreamDeadline: negative
+//	  in-flight ceiling                            MaxInFlight: negative
+//	  shedding                                     NoShedding; NAPKIN_SHEDDING=off
+//	  validation                                   NoValidation
+//	  idempotency                                  Idempotency: left empty
+//	  line in the log                              NoAccessLog; NAPKIN_ACCESS_LOG=off
+//
+// Identity, policy and recovery from panics have none.
 //
 // # Errors
 //

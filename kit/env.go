@@ -31,6 +31,9 @@ var variables = []Variable{
 	{"NAPKIN_HTTP_CALLERS", "names of peers, or SPIFFE IDs, comma separated", ""},
 	{"NAPKIN_ACCESS_LOG", "on or off", "on"},
 	{"NAPKIN_DEFAULT_DEADLINE", "a duration above 0, such as 10s", "10s"},
+	{"NAPKIN_RESILIENCE_OFF", "parts to leave out of the calls to peers, comma separated: deadline, retry, budget, breaker, bulkhead; name=part for one peer", ""},
+	{"NAPKIN_PEER_TIMEOUTS", "name=duration, comma separated: what a call to that peer may take with all its attempts", "10s"},
+	{"NAPKIN_SHEDDING", "on or off", "on"},
 	{"NAPKIN_MAX_IN_FLIGHT", "a number above 0", "4096"},
 	{"NAPKIN_DRAIN_DELAY", "a duration, such as 5s", "0s"},
 	{"NAPKIN_DRAIN_TIMEOUT", "a duration above 0, such as 30s", "30s"},
@@ -48,6 +51,7 @@ func ConfigFromEnv(name string, getenv func(string) string) (Config, error) {
 		AdminAddr:       e.addr("NAPKIN_ADMIN_ADDR"),
 		WorkloadAPI:     e.workloadAPI("NAPKIN_WORKLOAD_API"),
 		NoAccessLog:     !e.toggle("NAPKIN_ACCESS_LOG", true),
+		NoShedding:      !e.toggle("NAPKIN_SHEDDING", true),
 		DefaultDeadline: e.duration("NAPKIN_DEFAULT_DEADLINE", false),
 		MaxInFlight:     e.count("NAPKIN_MAX_IN_FLIGHT"),
 		DrainDelay:      e.duration("NAPKIN_DRAIN_DELAY", true),
@@ -59,6 +63,7 @@ func ConfigFromEnv(name string, getenv func(string) string) (Config, error) {
 		cfg.SPIFFEID = idOf(domain, name)
 	}
 	cfg.Peers = e.peers(domain)
+	e.resilience(&cfg)
 	for _, caller := range list(getenv("NAPKIN_HTTP_CALLERS")) {
 		switch p, known := cfg.Peers[caller]; {
 		case known:

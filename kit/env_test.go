@@ -49,6 +49,7 @@ func TestConfigFromEnvErrorsNameTheVariable(t *testing.T) {
 		"NAPKIN_TRUST_DOMAIN": "Shop!", "NAPKIN_SPIFFE_ID": "order", "NAPKIN_PEERS": "order", "NAPKIN_HTTP_PEERS": "a=b",
 		"NAPKIN_PEER_IDS": "a=b", "NAPKIN_HTTP_CALLERS": "spiffe://", "NAPKIN_ACCESS_LOG": "maybe", "NAPKIN_DEFAULT_DEADLINE": "0s",
 		"NAPKIN_MAX_IN_FLIGHT": "-1", "NAPKIN_DRAIN_DELAY": "5", "NAPKIN_DRAIN_TIMEOUT": "-5s",
+		"NAPKIN_RESILIENCE_OFF": "retries", "NAPKIN_PEER_TIMEOUTS": "5s", "NAPKIN_SHEDDING": "maybe",
 	}
 	for _, v := range kit.Variables() {
 		value, listed := bad[v.Name]

@@ -22,7 +22,7 @@ import (
 // A URL with another host is refused, so that neither a redirect nor a mistake sends to
 // a peer what was meant for someone else. Redirects are not followed. The user's token
 // is not added; set the Authorization header where the peer is to have it. Requests
-// without a deadline get 30 s.
+// without a deadline get 30 s, or as long as the peer's Deadline.Total where that is more.
 func (s *Service) HTTPClient(peer string, opts ...DialOption) (*http.Client, error) {
 	p, err := s.peer(peer)
 	if err != nil {
@@ -31,6 +31,8 @@ func (s *Service) HTTPClient(peer string, opts ...DialOption) (*http.Client, err
 	if p.HTTPAddr == "" {
 		return nil, fmt.Errorf("kit: %s: Config.Peers[%q].HTTPAddr is empty: give its HTTP address", s.cfg.Name, peer)
 	}
+	cfg := dialConfigOf(opts)
+	bound := s.cfg.httpBound(peer, cfg)
 	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
 	base := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -38,7 +40,7 @@ func (s *Service) HTTPClient(peer string, opts ...DialOption) (*http.Client, err
 		},
 		TLSClientConfig:       authn.ClientTLS(s.identity, tlsconfig.AuthorizeID(p.ID)),
 		TLSHandshakeTimeout:   5 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
+		ResponseHeaderTimeout: bound,
 		IdleConnTimeout:       60 * time.Second, // less than the server's, so that the client lets go first
 		MaxIdleConnsPerHost:   64,
 		ForceAttemptHTTP2:     true,
@@ -47,7 +49,6 @@ func (s *Service) HTTPClient(peer string, opts ...DialOption) (*http.Client, err
 	s.clients.idle = append(s.clients.idle, base.CloseIdleConnections)
 	s.clients.mu.Unlock()
 
-	cfg := dialConfigOf(opts)
 	var rt http.RoundTripper = otelhttp.NewTransport(base,
 		otelhttp.WithTracerProvider(s.tel.TracerProvider()),
 		otelhttp.WithMeterProvider(s.tel.MeterProvider()),
@@ -57,7 +58,7 @@ func (s *Service) HTTPClient(peer string, opts ...DialOption) (*http.Client, err
 	return &http.Client{
 		Transport:     &peerTransport{peer: peer, next: rt},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Timeout:       30 * time.Second,
+		Timeout:       bound,
 	}, nil
 }
 

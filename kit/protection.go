@@ -21,14 +21,16 @@ func (s *Service) initResilience() error {
 	if s.shedder != nil {
 		s.admission = admissionToken(s.shedder)
 	} else {
-		shedder, err := resilience.NewShedder(&resilience.ShedderConfig{Hooks: s.ins.Shedder()})
+		cfg := s.cfg.Shedding
+		cfg.Hooks = resilience.JoinShedderHooks(s.ins.Shedder(), cfg.Hooks)
+		shedder, err := resilience.NewShedder(&cfg)
 		if err != nil {
 			return fmt.Errorf("kit: %w", err)
 		}
 		s.shedder = shedder
 	}
 	if s.destinations == nil {
-		d, err := resilience.NewDestinations(&resilience.DestinationsConfig{Hooks: s.ins.Resilience()})
+		d, err := s.newDestinations()
 		if err != nil {
 			return fmt.Errorf("kit: %w", err)
 		}
@@ -104,7 +106,7 @@ func (c *clients) protect(name string, cfg dialConfig) []grpc.DialOption {
 
 // boundUnary gives a call without resilience the deadline it would have lacked.
 func (s *Service) boundUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if _, ok := ctx.Deadline(); !ok {
+	if _, ok := ctx.Deadline(); !ok && s.cfg.DefaultDeadline > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.cfg.DefaultDeadline)
 		defer cancel()

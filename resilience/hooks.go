@@ -2,6 +2,7 @@ package resilience
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -23,6 +24,60 @@ type Hooks struct {
 	BreakerState func(name string, from, to BreakerState)
 	// Hedged is called when another attempt starts beside a slow one.
 	Hedged func(ctx context.Context, name string, attempt int)
+}
+
+// JoinHooks returns hooks that call those given, in order. nil ones are left out;
+// without any the result is nil.
+func JoinHooks(all ...*Hooks) *Hooks {
+	all = slices.DeleteFunc(slices.Clone(all), func(h *Hooks) bool { return h == nil })
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return all[0]
+	}
+	return &Hooks{
+		Done: func(ctx context.Context, name string, attempts int, err error) {
+			for _, h := range all {
+				if h.Done != nil {
+					h.Done(ctx, name, attempts, err)
+				}
+			}
+		},
+		Retry: func(ctx context.Context, name string, attempt int, delay time.Duration, cause error) {
+			for _, h := range all {
+				if h.Retry != nil {
+					h.Retry(ctx, name, attempt, delay, cause)
+				}
+			}
+		},
+		GaveUp: func(ctx context.Context, name string, attempts int, reason, cause error) {
+			for _, h := range all {
+				if h.GaveUp != nil {
+					h.GaveUp(ctx, name, attempts, reason, cause)
+				}
+			}
+		},
+		Rejected: func(ctx context.Context, name string, r *Rejection) {
+			for _, h := range all {
+				h.rejected(ctx, name, r)
+			}
+		},
+		BreakerState: func(name string, from, to BreakerState) {
+			for _, h := range all {
+				if h.BreakerState != nil {
+					h.BreakerState(name, from, to)
+				}
+			}
+		},
+		Hedged: func(ctx context.Context, name string, attempt int) {
+			for _, h := range all {
+				if h.Hedged != nil {
+					h.Hedged(ctx, name, attempt)
+				}
+			}
+		},
+	}
 }
 
 func (h *Hooks) rejected(ctx context.Context, name string, err error) {

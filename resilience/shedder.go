@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -33,6 +34,19 @@ type ShedderHooks struct {
 	// Shed is called when a request is refused. reason is "full", "wait",
 	// "deadline" or "displaced".
 	Shed func(ctx context.Context, c Criticality, reason string)
+}
+
+// JoinShedderHooks is [JoinHooks] for shedders.
+func JoinShedderHooks(all ...*ShedderHooks) *ShedderHooks {
+	all = slices.DeleteFunc(slices.Clone(all), func(h *ShedderHooks) bool { return h == nil || h.Shed == nil })
+	if len(all) == 0 {
+		return nil
+	}
+	return &ShedderHooks{Shed: func(ctx context.Context, c Criticality, reason string) {
+		for _, h := range all {
+			h.Shed(ctx, c, reason)
+		}
+	}}
 }
 
 // Shedder protects a server from more work than it can do. It limits the
