@@ -116,15 +116,24 @@ func Parse(name string, data []byte) (*File, error) {
 	case len(doc.Interactions) == 0:
 		return bad("it has no interactions")
 	}
-	f := &File{Consumer: doc.Consumer.Name, Provider: doc.Provider.Name}
+	f, err := New(doc.Consumer.Name, doc.Provider.Name, doc.Interactions...)
+	if err != nil {
+		return bad("%v", err)
+	}
+	return f, nil
+}
+
+// New makes a contract of interactions as they stand in files.
+func New(consumer, provider string, interactions ...map[string]any) (*File, error) {
+	f := &File{Consumer: consumer, Provider: provider}
 	seen := map[string]bool{}
-	for n, in := range doc.Interactions {
-		i, err := interaction(in)
+	for n, doc := range interactions {
+		i, err := interaction(doc)
 		if err != nil {
-			return bad("interaction %d: %v", n+1, err)
+			return nil, fmt.Errorf("interaction %d: %w", n+1, err)
 		}
 		if seen[i.Key()] {
-			return bad("interaction %q is there twice", i.Name())
+			return nil, fmt.Errorf("interaction %q is there twice", i.Name())
 		}
 		seen[i.Key()] = true
 		f.Interactions = append(f.Interactions, i)
