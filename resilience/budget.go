@@ -131,7 +131,9 @@ func (b *Budget) turnOver(s *budgetSlot, epoch int64) {
 }
 
 // Withdraw takes one retry from the budget, and reports whether there was one.
-func (b *Budget) Withdraw() bool {
+func (b *Budget) Withdraw() bool { return b.withdraw(token) }
+
+func (b *Budget) withdraw(amount int64) bool {
 	if b == nil {
 		return true
 	}
@@ -142,10 +144,10 @@ func (b *Budget) Withdraw() bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.balance(epoch) < token {
+	if b.balance(epoch) < amount {
 		return false
 	}
-	s.spent += token
+	s.spent += amount
 	return true
 }
 

@@ -44,6 +44,10 @@ type Hedge struct {
 	budget *Budget
 	// classify tells an answer, which ends the hedging, from a failure.
 	classify func(error) Class
+	// cost of an extra attempt. Around a pipeline each attempt is a call that
+	// makes a deposit, which an extra one has to bring along: else hedges would
+	// fund hedges.
+	cost int64
 
 	mu      sync.Mutex
 	samples []time.Duration // ring of the last latencies
@@ -79,7 +83,7 @@ func NewHedge(name string, budget *Budget, cfg *HedgeConfig) (*Hedge, error) {
 			return nil, err
 		}
 	}
-	return &Hedge{name: name, cfg: c, budget: budget, classify: Classify, delay: c.Delay}, nil
+	return &Hedge{name: name, cfg: c, budget: budget, classify: Classify, cost: token + budget.onSuccess, delay: c.Delay}, nil
 }
 
 // Hedge returns the destination's hedge; nil if it is off. For adapters, which
@@ -143,7 +147,7 @@ func (h *Hedge) run(ctx context.Context, ownContexts bool, fn func(context.Conte
 				return last
 			}
 		case <-timer.C:
-			if started > h.cfg.MaxExtra || !h.budget.Withdraw() {
+			if started > h.cfg.MaxExtra || !h.budget.withdraw(h.cost) {
 				continue // the timer stays off
 			}
 			started++

@@ -138,6 +138,7 @@ func (p *Pipeline) newHedge(c HedgeConfig) (*Hedge, error) {
 		return nil, err
 	}
 	h.budget = p.budget // also where it is nil: the budget is off
+	h.cost = token      // its attempts are one call
 	h.classify = p.classify
 	return h, nil
 }
@@ -173,6 +174,9 @@ type Call struct {
 	// Overlap says that fn may run beside itself, with a reply of its own for each
 	// attempt, so that the pipeline may hedge the call (Config.Hedge).
 	Overlap bool
+
+	// begun is when the call's first attempt began; zero for a further one.
+	begun time.Time
 }
 
 // Execute makes a call under all policies of the pipeline. The call is retried
@@ -185,16 +189,34 @@ func (p *Pipeline) Execute(ctx context.Context, fn func(context.Context) error) 
 
 // Call is Execute for adapters.
 func (p *Pipeline) Call(ctx context.Context, call Call, fn func(context.Context) error) error {
+	if p.hedge == nil || !p.mayHedge(ctx, call) {
+		return p.call(ctx, call, fn)
+	}
 	var deadline time.Time
 	if p.deadline.Total > 0 {
 		deadline = time.Now().Add(p.deadline.Total)
 	}
-	var err error
-	if p.hedge != nil && p.mayHedge(ctx, call) {
-		err = p.hedge.run(ctx, call.OwnTimeout, func(ctx context.Context) error { return p.attempt(withTotal(ctx, call, deadline), call, deadline, fn) })
-	} else {
-		err = p.attempt(ctx, call, deadline, fn)
+	err := p.hedge.run(ctx, call.OwnTimeout, func(ctx context.Context) error {
+		return p.attempt(withTotal(ctx, call, deadline), call, deadline, fn)
+	})
+	return p.ended(ctx, call, deadline, err, fn)
+}
+
+// call is Call without hedging. It is apart so that fn does not escape: what
+// adapters keep for a call need not be on the heap.
+func (p *Pipeline) call(ctx context.Context, call Call, fn func(context.Context) error) error {
+	var deadline time.Time
+	if p.deadline.Total > 0 {
+		if call.begun.IsZero() {
+			call.begun = time.Now()
+		}
+		deadline = call.begun.Add(p.deadline.Total)
 	}
+	return p.ended(ctx, call, deadline, p.attempt(ctx, call, deadline, fn), fn)
+}
+
+// ended is what follows the first attempt.
+func (p *Pipeline) ended(ctx context.Context, call Call, deadline time.Time, err error, fn func(context.Context) error) error {
 	if err == nil {
 		p.budget.Deposit(true)
 		if p.hooks != nil && p.hooks.Done != nil {
@@ -213,6 +235,7 @@ func (p *Pipeline) mayHedge(ctx context.Context, call Call) bool {
 // failed is apart so that the path of success stays small.
 func (p *Pipeline) failed(ctx context.Context, call Call, deadline time.Time, err error, fn func(context.Context) error) error {
 	attempts := 1
+	call.begun = time.Time{}
 	if _, refused := err.(*Rejection); refused { //nolint:errorlint // a fresh rejection is never wrapped
 		// Nothing was sent, and trying again would meet the same. The shortest way
 		// out: when everything is refused, refusing must cost little.
@@ -283,7 +306,7 @@ func (p *Pipeline) guarded(ctx context.Context, call Call, deadline time.Time, f
 	}
 	// One timer serves both bounds.
 	if p.deadline.Attempt > 0 {
-		if d := time.Now().Add(p.deadline.Attempt); d.Before(deadline) {
+		if d := p.attemptStart(call).Add(p.deadline.Attempt); d.Before(deadline) {
 			deadline = d
 		}
 	}
@@ -291,4 +314,14 @@ func (p *Pipeline) guarded(ctx context.Context, call Call, deadline time.Time, f
 	bound.Init(ctx, deadline)
 	defer bound.Cancel()
 	return fn(bound)
+}
+
+// attemptStart is when the time of an attempt begins, now that it has its
+// permit. The first one's has begun with the call where no permit is waited for:
+// reading the clock costs as much as the bulkhead.
+func (p *Pipeline) attemptStart(call Call) time.Time {
+	if call.begun.IsZero() || p.bulkhead != nil && p.bulkhead.cfg.MaxQueue > 0 {
+		return time.Now()
+	}
+	return call.begun
 }

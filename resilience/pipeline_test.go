@@ -154,7 +154,7 @@ func TestDoHasOneReplyPerAttempt(t *testing.T) {
 
 func TestHedgePaysFromTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		budget := mustBudget(t, &BudgetConfig{MinPerSecond: 0.3, TTL: 10 * time.Second})
+		budget := mustBudget(t, &BudgetConfig{MinPerSecond: 0.33, TTL: 10 * time.Second})
 		h, err := NewHedge("quotes", budget, &HedgeConfig{Delay: time.Millisecond, AssumeIdempotent: true})
 		if err != nil {
 			t.Fatal(err)

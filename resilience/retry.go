@@ -91,7 +91,8 @@ func (r *Retry) Execute(ctx context.Context, fn func(context.Context) error) err
 // whole call; zero means that only ctx does. It returns the attempts made.
 func (r *Retry) again(ctx context.Context, err error, idempotent bool, deadline time.Time, fn func(context.Context) error) (int, error) {
 	class := r.classify(err)
-	if !isCallerGone(ctx) && !IsLocalRejection(err) {
+	// What is a retry already, of a layer above, does not pay for further ones.
+	if AttemptFrom(ctx) == 1 && !isCallerGone(ctx) && !IsLocalRejection(err) {
 		r.budget.Deposit(class.Health == Healthy)
 	}
 	if d, ok := ctx.Deadline(); ok && (deadline.IsZero() || d.Before(deadline)) {
