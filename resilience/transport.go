@@ -57,12 +57,20 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	r := &roundTrip{base: t.base, p: p, req: req, replayable: replayable(req)}
-	err = p.Call(req.Context(), Call{
+	r.call = Call{
 		Idempotent: r.replayable && idempotentRequest(req),
 		OwnTimeout: true,
 		Endpoint:   t.destinations.httpEndpoint(req),
 		Overlap:    r.replayable,
-	}, r.attempt)
+	}
+	if p.hedge == nil {
+		if p.deadline.Total > 0 {
+			r.call.begun = time.Now()
+		}
+		err = p.call(req.Context(), r.call, r.attempt)
+	} else {
+		err = p.Call(req.Context(), r.call, r.attempt)
+	}
 	a, sent := r.settle()
 	if !sent {
 		closeBody(req) // RoundTrip must close the body, also when it never read it
@@ -82,6 +90,7 @@ type roundTrip struct {
 	base       http.RoundTripper
 	p          *Pipeline
 	req        *http.Request
+	call       Call
 	replayable bool
 
 	mu    sync.Mutex
@@ -96,6 +105,7 @@ type roundTrip struct {
 // response is closed, and that response.
 type httpAttempt struct {
 	lazyctx.Context
+	req    http.Request
 	resp   *http.Response
 	failed bool // resp is to be retried, if anything
 }
@@ -215,11 +225,12 @@ func (r *roundTrip) bound(ctx context.Context, n int) time.Time {
 	if d <= 0 {
 		return time.Time{}
 	}
+	if n == 1 {
+		return r.p.attemptStart(r.call).Add(d)
+	}
 	end := time.Now().Add(d)
-	if n > 1 {
-		if total, ok := ctx.Value(totalKey{}).(time.Time); ok && total.Before(end) {
-			end = total
-		}
+	if total, ok := ctx.Value(totalKey{}).(time.Time); ok && total.Before(end) {
+		end = total
 	}
 	return end
 }
@@ -239,7 +250,8 @@ func withTotal(ctx context.Context, call Call, deadline time.Time) context.Conte
 // request is the request to send: a copy with the attempt's context, and what
 // else must differ.
 func (r *roundTrip) request(a *httpAttempt, ctx context.Context, n int) (*http.Request, error) {
-	req := r.req.WithContext(a)
+	a.req = *r.req.WithContext(a) // the copy of the copy stays on the stack
+	req := &a.req
 	attempt := AttemptFrom(ctx)
 	if attempt > 1 || HasCriticality(ctx) {
 		req.Header = r.req.Header.Clone()
