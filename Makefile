@@ -30,10 +30,10 @@ check-generated: generate ## fails when committed generated code is stale
 	@git diff --exit-code --stat -- examples/shop/api || { echo "generated code is stale: run 'make generate' and commit the result"; exit 1; }
 	@test -z "$$(git status --porcelain -- examples/shop/api)" || { git status --porcelain -- examples/shop/api; echo "generated files are not committed"; exit 1; }
 
-proto-lint: $(CODEGEN) ## buf lint, and buf breaking against the last commit on main
+proto-lint: $(CODEGEN) $(BIN)/oasdiff ## buf lint, and breaking changes of the contracts since the last commit on main
 	scripts/proto-deps
 	buf lint examples/shop/api
-	scripts/proto-breaking
+	go run ./cmd/napkin contract breaking --proto examples/shop/api --beside .cache/proto --openapi examples/shop/api/openapi/openapi.json
 
 lint: $(BIN)/golangci-lint proto-lint
 	@for m in $(MODULES); do echo "golangci-lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done

@@ -1,18 +1,9 @@
 package main
 
-import (
-	"context"
-	"fmt"
-)
-
 // contractCmd is `napkin contract`.
 type contractCmd struct {
-	Env contractEnvCmd `cmd:"" help:"Print what to export before go test -tags pact."`
-}
-
-type contractEnvCmd struct{}
-
-func (c *contractEnvCmd) Run(context.Context) error {
-	fmt.Println("export PACT_DO_NOT_TRACK=true")
-	return nil
+	Publish          contractPublishCmd          `cmd:"" help:"Publish a consumer's contracts to the Pact Broker."`
+	CanIDeploy       contractCanIDeployCmd       `cmd:"" name:"can-i-deploy" help:"Ask the Pact Broker whether a version holds its contracts with what is deployed."`
+	RecordDeployment contractRecordDeploymentCmd `cmd:"" help:"Tell the Pact Broker that a version was deployed."`
+	Breaking         contractBreakingCmd         `cmd:"" help:"Find changes of Protobuf files, OpenAPI documents and event schemas that break consumers."`
 }

@@ -24,8 +24,8 @@ import (
 
 // cli has one struct per group of commands, each in its own file.
 type cli struct {
-	Contract contractCmd      `cmd:"" help:"Contracts with other teams: Pact verification, the Pact Broker, breaking changes."`
-	Version  kong.VersionFlag `help:"Print the version and exit."`
+	Contract contractCmd `cmd:"" help:"Contracts with other teams: Pact verification, the Pact Broker, breaking changes."`
+	Version  versionCmd  `cmd:"" help:"Print the version of this program."`
 }
 
 // errFound is for commands that worked and found something wrong: it ends the program with 1.
@@ -48,7 +48,10 @@ func main() {
 func run(args []string) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	k := kong.Must(&cli{}, kong.Name("napkin"), kong.Vars{"version": version()},
+	if len(args) == 1 && args[0] == "--version" { // as every program has it; below it, --version is that of a service
+		args = []string{"version"}
+	}
+	k := kong.Must(&cli{}, kong.Name("napkin"),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Description("Contracts, stored events and migrations of services that use Napkin."))
 	parsed, err := k.Parse(args)
@@ -75,6 +78,13 @@ func oneLine(s string) string {
 		lines[i] = strings.TrimSpace(l)
 	}
 	return strings.Join(lines, "; ")
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run() error {
+	_, err := fmt.Println(version())
+	return err
 }
 
 // version is what the module system says this program was built from.
