@@ -138,6 +138,7 @@ func (p *Pipeline) newHedge(c HedgeConfig) (*Hedge, error) {
 		return nil, err
 	}
 	h.budget = p.budget // also where it is nil: the budget is off
+	h.cost = token      // its attempts are one call
 	h.classify = p.classify
 	return h, nil
 }
