@@ -63,3 +63,10 @@ test-long: test-deps ## everything of `test` at full length
 bench: bench-resilience
 bench-resilience:
 	cd bench && go test -run '^$$' -bench . -benchmem -count 6 ./resilience/...
+
+.PHONY: bench-idempotency
+bench: bench-idempotency
+bench-idempotency: ## idempotent writes beside the write alone, and the bars of section 9 of the design
+	mkdir -p bench/results
+	cd bench && set -o pipefail && go test -run '^$$' -bench . -benchmem -benchtime 2000x -count 6 -timeout 30m ./idempotency/... | tee results/idempotency.txt
+	cd bench && go run ./bars -area idempotency results/idempotency.txt

@@ -35,6 +35,16 @@ func TestParseKey(t *testing.T) {
 		{`"a" `, "a", nil},
 		{`"a"b`, "", idempotency.ErrKeyInvalid},
 		{`"a", "b"`, "", idempotency.ErrKeyInvalid},
+		{`"a";retry`, "a", nil},
+		{`"a"; n=1;d=-12.345; s="x \"; y";t=*tok/en:1 ;b=:aGk=:;f=?0`, "", idempotency.ErrKeyInvalid}, // a space before the semicolon
+		{`"a"; n=1;d=-12.345; s="x \"; y";t=*tok/en:1;b=:aGk=:;f=?0`, "a", nil},
+		{`"a";`, "", idempotency.ErrKeyInvalid},
+		{`"a";N=1`, "", idempotency.ErrKeyInvalid},
+		{`"a";n=`, "", idempotency.ErrKeyInvalid},
+		{`"a";n=1234567890123456`, "", idempotency.ErrKeyInvalid},
+		{`"a";n="open`, "", idempotency.ErrKeyInvalid},
+		{`"a";n=?2`, "", idempotency.ErrKeyInvalid},
+		{"a;b", "a;b", nil}, // bare, so no item
 		{`a, b`, "", idempotency.ErrKeyInvalid},
 		{`"a\x"`, "", idempotency.ErrKeyInvalid},
 		{`"a\`, "", idempotency.ErrKeyInvalid},
@@ -63,7 +73,7 @@ func TestFormatThenParse(t *testing.T) {
 // Whatever a client sends, a key that is accepted is valid, and is the same key
 // when sent on.
 func FuzzParseKey(f *testing.F) {
-	for _, s := range []string{"abc", `"abc"`, `"a\"b\\c"`, `"open`, "a,b", `"a"b`, " x ", "\xff", `"\`} {
+	for _, s := range []string{"abc", `"abc"`, `"a\"b\\c"`, `"open`, "a,b", `"a"b`, " x ", "\xff", `"\`, `"a";b=1.5;c="\""`, `"a";b=:=:`, `"";a`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in string) {

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -70,10 +71,12 @@ func Fingerprint(parts ...[]byte) []byte {
 // NewKey returns a fresh random key with 130 bits of entropy.
 func NewKey() string { return rand.Text() }
 
-// ParseKey reads the header's value: a quoted string of RFC 8941, as the IETF
-// draft asks, or the bare characters, as most clients send it. The key has 1 to
-// 255 visible ASCII characters; a bare one has no quote, backslash or comma.
-// Any other value is ErrKeyInvalid; an empty one is ErrKeyMissing.
+// ParseKey reads the header's value: an RFC 8941 item that is a string, as the
+// IETF draft asks, or the bare characters, as most clients send it. Parameters of
+// the item are checked and ignored, as the RFC says of unknown ones. The key has 1
+// to 255 visible ASCII characters; a bare one has no quote, backslash or comma,
+// and its semicolons are part of it. Any other value is ErrKeyInvalid; an empty
+// one is ErrKeyMissing.
 func ParseKey(header string) (string, error) {
 	s := strings.Trim(header, " \t")
 	if s == "" {
@@ -89,8 +92,8 @@ func ParseKey(header string) (string, error) {
 	for i := 1; i < len(s); i++ {
 		switch c := s[i]; c {
 		case '"':
-			if i != len(s)-1 {
-				return "", fmt.Errorf("%w: text after the closing quote", ErrKeyInvalid)
+			if !parameters(s[i+1:]) {
+				return "", fmt.Errorf("%w: what follows the closing quote is not a parameter", ErrKeyInvalid)
 			}
 			return checked(b.String())
 		case '\\':
@@ -104,6 +107,27 @@ func ParseKey(header string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%w: no closing quote", ErrKeyInvalid)
+}
+
+// parameter is one of RFC 8941, section 3.1.2: a key and perhaps a bare item,
+// which is a number, a string, a token, a byte sequence or a boolean.
+var parameter = regexp.MustCompile(`^; *[a-z*][a-z0-9_.*-]*(?:=(?:` +
+	`-?\d{1,12}\.\d{1,3}|-?\d{1,15}|` +
+	`"(?:[ !#-\[\]-~]|\\["\\])*"|` +
+	`[A-Za-z*][!#$%&'*+.^_\x60|~0-9A-Za-z:/-]*|` +
+	`:[A-Za-z0-9+/=]*:|` +
+	`\?[01]))?`)
+
+// parameters reports whether s is nothing but parameters.
+func parameters(s string) bool {
+	for s != "" {
+		n := len(parameter.FindString(s))
+		if n == 0 {
+			return false
+		}
+		s = s[n:]
+	}
+	return true
 }
 
 // FormatKey renders a key as the header's value, quoted. It is the inverse of

@@ -1,11 +1,9 @@
 package sqlidempotency
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -65,7 +63,7 @@ WHERE (have.expires <= `+now+` AND (have.done = 1 OR have.lease_until <= `+now+`
 OR (have.done = 0 AND have.lease_until <= `+now+` AND have.fingerprint = excluded.fingerprint)`,
 		k.Scope, k.Operation, k.Value, k.Fingerprint, c.Token, ttl.Microseconds(), []byte{}, l.cfg.TTL.Microseconds())
 	if err != nil {
-		return idempotency.Claim{}, nil, fmt.Errorf("sqlidempotency: claim the key: %w", err)
+		return idempotency.Claim{}, nil, failed("claim the key", err)
 	}
 	if n, err := res.RowsAffected(); err != nil {
 		return idempotency.Claim{}, nil, fmt.Errorf("sqlidempotency: claim the key: %w", err)
@@ -78,29 +76,23 @@ OR (have.done = 0 AND have.lease_until <= `+now+` AND have.fingerprint = exclude
 
 // read returns what stands in the way of a claim.
 func (l *Leased) read(ctx context.Context, k idempotency.Key) (*idempotency.Response, error) {
-	var fingerprint, header []byte
-	var r idempotency.Response
+	var found found
 	var done, omitted int
 	err := l.db.Write.QueryRowContext(ctx, `SELECT fingerprint, done, code, header, content_type, body, body_omitted
 FROM napkin_idempotency_leased WHERE scope = $1 AND operation = $2 AND key = $3`, k.Scope, k.Operation, k.Value).
-		Scan(&fingerprint, &done, &r.Code, &header, &r.ContentType, &r.Body, &omitted)
+		Scan(&found.fingerprint, &done, &found.r.Code, &found.header, &found.r.ContentType, &found.r.Body, &omitted)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, idempotency.ErrInProgress // released since: the next try gets it
 	}
-	if err != nil {
-		return nil, fmt.Errorf("sqlidempotency: read the key: %w", err)
+	if err == nil && done == 0 {
+		found.header = []byte("null")
 	}
-	if !bytes.Equal(fingerprint, k.Fingerprint) {
-		return nil, idempotency.ErrMismatch
-	}
-	if done == 0 {
+	found.r.BodyOmitted = omitted == 1
+	stored, err := found.response(err, k)
+	if err == nil && done == 0 {
 		return nil, idempotency.ErrInProgress
 	}
-	if err := json.Unmarshal(header, &r.Header); err != nil {
-		return nil, fmt.Errorf("sqlidempotency: the stored header does not parse: %w", err)
-	}
-	r.BodyOmitted = omitted == 1
-	return &r, nil
+	return stored, err
 }
 
 const mine = ` WHERE scope = $1 AND operation = $2 AND key = $3 AND token = $4 AND done = 0`
@@ -112,12 +104,9 @@ func (l *Leased) Renew(ctx context.Context, c idempotency.Claim, ttl time.Durati
 
 // Complete implements [idempotency.Store].
 func (l *Leased) Complete(ctx context.Context, c idempotency.Claim, r idempotency.Response) error {
-	if len(r.Body) > l.cfg.MaxBody {
-		return fmt.Errorf("%w: %d bytes, Config.MaxBody is %d", idempotency.ErrTooLarge, len(r.Body), l.cfg.MaxBody)
-	}
-	header, err := json.Marshal(r.Header)
+	header, err := l.cfg.encode(r)
 	if err != nil {
-		return fmt.Errorf("sqlidempotency: encode the header: %w", err)
+		return err
 	}
 	omitted := 0
 	if r.BodyOmitted {
@@ -137,7 +126,7 @@ func (l *Leased) held(ctx context.Context, what, query string, c idempotency.Cla
 	args = append([]any{c.Key.Scope, c.Key.Operation, c.Key.Value, c.Token}, args...)
 	res, err := l.db.Write.ExecContext(ctx, query, args...)
 	if err != nil {
-		return fmt.Errorf("sqlidempotency: %s the claim: %w", what, err)
+		return failed(what+" the claim", err)
 	}
 	n, err := res.RowsAffected()
 	if err != nil {

@@ -8,7 +8,8 @@
 //
 // [Leased] is for handlers without a transaction.
 //
-// Apply [Migrations] first, and run [Store.Sweep] now and then to delete what
+// Apply [Migrations] first (napkin migrate up --set napkin_idempotency), which
+// [Check] checks, and run [Store.Sweep] now and then to delete what
 // has expired.
 package sqlidempotency
 
@@ -51,6 +52,7 @@ type Config struct {
 	// included. Defaults to 7 days.
 	TTL time.Duration
 	// MaxBody bounds a stored body, in bytes. Defaults to 64 KiB.
+	// Headers are bounded to 16 KiB.
 	MaxBody int
 	// Wait is how long Begin waits for another transaction that works on the
 	// same key, so that the caller gets the result instead of a 409. It holds a
@@ -112,40 +114,37 @@ func (s *Store) Begin(ctx context.Context, tx sqldb.Tx, k idempotency.Key) (*ide
 	if err := k.Validate(); err != nil {
 		return nil, err
 	}
-	if s.dialect == sqldb.Postgres {
-		if err := s.lock(ctx, tx, k); err != nil {
-			return nil, err
-		}
+	if s.dialect != sqldb.Postgres {
+		return s.read(ctx, tx, k)
 	}
-	// A statement of its own: only its snapshot is sure to see what the lock's
-	// former holder committed.
-	return s.read(tx.QueryRow(ctx, s.selectQuery(), k.Scope, k.Operation, k.Value, sqldb.Micros(s.cfg.Now())), k)
-}
-
-// lock takes the advisory lock of the key until the transaction ends.
-func (s *Store) lock(ctx context.Context, tx sqldb.Tx, k idempotency.Key) error {
 	const firstPause, maxPause = 2 * time.Millisecond, 50 * time.Millisecond
-	pause := firstPause
-	deadline := time.Now().Add(s.cfg.Wait)
-	for {
-		var got bool
-		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, lockID(k)).Scan(&got); err != nil {
-			return fmt.Errorf("sqlidempotency: lock the key: %w", err)
+	var deadline time.Time
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		var mine bool
+		err := tx.QueryRow(ctx, `SELECT napkin_idempotency_begin($1, $2, $3, $4, $5)`,
+			lockID(k), k.Scope, k.Operation, k.Value, sqldb.Micros(s.cfg.Now())).Scan(&mine)
+		if err != nil {
+			return nil, failed("take the key", err)
 		}
-		if got {
-			return nil
+		if mine {
+			return nil, nil
+		}
+		if stored, err := s.read(ctx, tx, k); err != nil || stored != nil {
+			return stored, err
+		}
+		if deadline.IsZero() {
+			deadline = time.Now().Add(s.cfg.Wait)
 		}
 		if !time.Now().Add(pause).Before(deadline) {
-			return idempotency.ErrInProgress
+			return nil, idempotency.ErrInProgress
 		}
 		t := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			return fmt.Errorf("sqlidempotency: wait for the key: %w", ctx.Err())
+			return nil, fmt.Errorf("sqlidempotency: wait for the key: %w", ctx.Err())
 		case <-t.C:
 		}
-		pause = min(2*pause, maxPause)
 	}
 }
 
@@ -156,29 +155,78 @@ func lockID(k idempotency.Key) int64 {
 	return int64(binary.BigEndian.Uint64(h[:8])) //nolint:gosec // any 64 bits will do
 }
 
-func (s *Store) selectQuery() string {
-	return `SELECT fingerprint, code, header, content_type, body FROM napkin_idempotency
-WHERE scope = $1 AND operation = $2 AND key = $3 AND expires > $4`
+// querier is a transaction, or a pool outside of any.
+type querier interface {
+	QueryRow(ctx context.Context, query string, args ...any) sqldb.Row
 }
 
-// read scans a stored response; nil where there is none.
-func (s *Store) read(row sqldb.Row, k idempotency.Key) (*idempotency.Response, error) {
-	var r idempotency.Response
-	var fingerprint, header []byte
-	err := row.Scan(&fingerprint, &r.Code, &header, &r.ContentType, &r.Body)
+type pool struct{ *sql.DB }
+
+func (p pool) QueryRow(ctx context.Context, query string, args ...any) sqldb.Row {
+	return p.QueryRowContext(ctx, query, args...)
+}
+
+// read returns the stored response; nil where there is none.
+func (s *Store) read(ctx context.Context, tx querier, k idempotency.Key) (*idempotency.Response, error) {
+	row := tx.QueryRow(ctx, `SELECT fingerprint, code, header, content_type, body FROM napkin_idempotency
+WHERE scope = $1 AND operation = $2 AND key = $3 AND expires > $4`, k.Scope, k.Operation, k.Value, sqldb.Micros(s.cfg.Now()))
+	var found found
+	err := row.Scan(&found.fingerprint, &found.r.Code, &found.header, &found.r.ContentType, &found.r.Body)
+	return found.response(err, k)
+}
+
+// found is what a row holds.
+type found struct {
+	fingerprint, header []byte
+	r                   idempotency.Response
+}
+
+// response makes the stored response of what was scanned with err; nil where there
+// was no row.
+func (f *found) response(err error, k idempotency.Key) (*idempotency.Response, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("sqlidempotency: read the key: %w", err)
+		return nil, failed("read the key", err)
 	}
-	if !bytes.Equal(fingerprint, k.Fingerprint) {
+	if !bytes.Equal(f.fingerprint, k.Fingerprint) {
 		return nil, idempotency.ErrMismatch
 	}
-	if err := json.Unmarshal(header, &r.Header); err != nil {
-		return nil, fmt.Errorf("sqlidempotency: the stored header does not parse: %w", err)
+	if err := json.Unmarshal(f.header, &f.r.Header); err != nil {
+		return nil, fmt.Errorf("sqlidempotency: the stored header of key %q of operation %q does not parse; delete its row to let the request run again: %w", k.Value, k.Operation, err)
 	}
-	return &r, nil
+	return &f.r, nil
+}
+
+// failed names what is missing where a statement failed for want of a migration.
+func failed(what string, err error) error {
+	const noFunction = "42883"
+	if sqldb.IsNoTable(err) || sqldb.SQLState(err) == noFunction {
+		return fmt.Errorf("sqlidempotency: %s: a migration of the set "+Set+" is missing: apply it with \"napkin migrate up --set "+Set+"\" or migrate.Up(ctx, db, sqlidempotency.Set, sqlidempotency.Migrations(db.Dialect)): %w", what, err)
+	}
+	return fmt.Errorf("sqlidempotency: %s: %w", what, err)
+}
+
+// Check returns an error that names the missing migration and the command that
+// applies it, where the tables are not there. Call it when the service starts;
+// requests meet the same error otherwise. Any other failure of the database is
+// returned too.
+func Check(ctx context.Context, db *sqldb.DB) error {
+	queries := []string{
+		`SELECT count(*) FROM (SELECT 1 FROM napkin_idempotency LIMIT 1) t`,
+		`SELECT count(*) FROM (SELECT 1 FROM napkin_idempotency_leased LIMIT 1) t`,
+	}
+	if db.Dialect == sqldb.Postgres {
+		queries = append(queries, `SELECT count('napkin_idempotency_begin(bigint,text,text,text,bigint)'::regprocedure)`)
+	}
+	for _, q := range queries {
+		var n int
+		if err := db.Write.QueryRowContext(ctx, q).Scan(&n); err != nil {
+			return failed("check the tables", err)
+		}
+	}
+	return nil
 }
 
 // Complete stores the result: see [idempotency.TxStore].
@@ -186,12 +234,9 @@ func (s *Store) Complete(ctx context.Context, tx sqldb.Execer, k idempotency.Key
 	if err := k.Validate(); err != nil {
 		return err
 	}
-	if len(r.Body) > s.cfg.MaxBody {
-		return fmt.Errorf("%w: %d bytes, Config.MaxBody is %d", idempotency.ErrTooLarge, len(r.Body), s.cfg.MaxBody)
-	}
-	header, err := json.Marshal(r.Header)
+	header, err := s.cfg.encode(r)
 	if err != nil {
-		return fmt.Errorf("sqlidempotency: encode the header: %w", err)
+		return err
 	}
 	now := s.cfg.Now()
 	res, err := tx.ExecContext(ctx, `INSERT INTO napkin_idempotency AS have
@@ -203,7 +248,7 @@ WHERE have.expires <= $10`,
 		k.Scope, k.Operation, k.Value, k.Fingerprint, r.Code, header, r.ContentType, nonNil(r.Body),
 		sqldb.Micros(now.Add(s.cfg.TTL)), sqldb.Micros(now))
 	if err != nil {
-		return fmt.Errorf("sqlidempotency: store the result: %w", err)
+		return failed("store the result", err)
 	}
 	if n, err := res.RowsAffected(); err != nil {
 		return fmt.Errorf("sqlidempotency: store the result: %w", err)
@@ -211,6 +256,27 @@ WHERE have.expires <= $10`,
 		return idempotency.ErrInProgress
 	}
 	return nil
+}
+
+// maxHeader bounds the stored headers, in bytes.
+const maxHeader = 16 << 10
+
+// encode checks the bounds of a response and returns its header as it is stored.
+func (c *Config) encode(r idempotency.Response) ([]byte, error) {
+	if len(r.Body) > c.MaxBody {
+		return nil, fmt.Errorf("%w: %d bytes, Config.MaxBody is %d", idempotency.ErrTooLarge, len(r.Body), c.MaxBody)
+	}
+	if len(r.Header) == 0 {
+		return []byte("null"), nil
+	}
+	header, err := json.Marshal(r.Header)
+	if err != nil {
+		return nil, fmt.Errorf("sqlidempotency: encode the header: %w", err)
+	}
+	if len(header) > maxHeader {
+		return nil, fmt.Errorf("%w: its headers have %d bytes, %d are stored", idempotency.ErrTooLarge, len(header), maxHeader)
+	}
+	return header, nil
 }
 
 // nonNil keeps an empty body from being stored as NULL.
@@ -226,7 +292,7 @@ func (s *Store) Peek(ctx context.Context, db *sqldb.DB, k idempotency.Key) (*ide
 	if err := k.Validate(); err != nil {
 		return nil, err
 	}
-	return s.read(db.Read.QueryRowContext(ctx, s.selectQuery(), k.Scope, k.Operation, k.Value, sqldb.Micros(s.cfg.Now())), k)
+	return s.read(ctx, pool{db.Read}, k)
 }
 
 // sweepBatch bounds the rows that one statement of a sweep deletes, and so how
