@@ -61,8 +61,10 @@ test-long: test-deps ## everything of `test` at full length
 
 .PHONY: bench bench-resilience
 bench: bench-resilience
-bench-resilience:
-	cd bench && go test -run '^$$' -bench . -benchmem -count 6 ./resilience/...
+bench-resilience: ## policies, pipeline and adapters beside their peers; raw output in bench/results, then the bars
+	@mkdir -p bench/results
+	set -o pipefail; cd bench && go test -run '^$$' -bench . -benchmem -benchtime 200ms -count 10 -timeout 60m ./resilience/... | tee results/resilience.txt
+	@cd bench && go run ./bars -area resilience results/resilience.txt
 
 .PHONY: bench-idempotency
 bench: bench-idempotency

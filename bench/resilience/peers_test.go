@@ -26,7 +26,7 @@ import (
 
 // The configuration of each peer. All decide by the same rule where the peer
 // has such a rule: three attempts 50 ms to 2 s apart, a breaker that opens at
-// half of at least 20 calls failing in 10 s for 5 s and closes after three
+// half of at least 20 calls failing in 10 s for 1 s and closes after three
 // successes, 256 calls in flight.
 
 func init() {
@@ -40,7 +40,7 @@ var settings = gobreaker.Settings{
 	MaxRequests:  3,
 	Interval:     10 * time.Second,
 	BucketPeriod: time.Second,
-	Timeout:      5 * time.Second,
+	Timeout:      time.Second,
 	ReadyToTrip: func(c gobreaker.Counts) bool {
 		total := c.TotalSuccesses + c.TotalFailures
 		return total >= 20 && float64(c.TotalFailures) >= 0.5*float64(total)
@@ -68,7 +68,7 @@ func failsafeBreaker[R any]() circuitbreaker.CircuitBreaker[R] {
 	return circuitbreaker.NewBuilder[R]().
 		WithFailureRateThreshold(0.5, 20, 10*time.Second).
 		WithSuccessThreshold(3).
-		WithDelay(5 * time.Second).
+		WithDelay(time.Second).
 		Build()
 }
 

@@ -2,6 +2,7 @@ package resilience
 
 import (
 	"testing"
+	"time"
 
 	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/ratelimiter"
@@ -15,7 +16,9 @@ import (
 // one. When everything is refused, refusing must cost less than serving.
 var rejections = []contender{
 	{"open/napkin", func(b *testing.B) func() error {
-		p := pipeline(b, withoutDeadline)
+		cfg := withoutDeadline
+		cfg.Breaker.OpenFor = time.Hour
+		p := pipeline(b, cfg)
 		for range 20 { // by failures, as it happens: not forced
 			_ = p.Execute(ctx, failing)
 		}
@@ -49,6 +52,16 @@ var rejections = []contender{
 		return func() error { return p.Execute(ctx, failing) }
 	}},
 
+	// The same failing call without retrying, for what the refusal adds to it.
+	{"failed/napkin", func(b *testing.B) func() error {
+		cfg := withoutDeadline
+		cfg.Retry.Off = true
+		cfg.Breaker.FailureRate = 1
+		p := pipeline(b, cfg)
+		_ = p.Execute(ctx, static)
+		return func() error { return p.Execute(ctx, failing) }
+	}},
+
 	{"open/failsafe", func(*testing.B) func() error {
 		cb := failsafeBreaker[any]()
 		cb.Open()
@@ -56,7 +69,9 @@ var rejections = []contender{
 		return func() error { return e.Run(static0) }
 	}},
 	{"open/gobreaker", func(b *testing.B) func() error {
-		cb := gobreaker.NewCircuitBreaker[struct{}](settings)
+		long := settings
+		long.Timeout = time.Hour
+		cb := gobreaker.NewCircuitBreaker[struct{}](long)
 		for range 20 {
 			_, _ = cb.Execute(func() (struct{}, error) { return struct{}{}, errFailure })
 		}
