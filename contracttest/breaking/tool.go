@@ -18,9 +18,12 @@ const (
 	OasdiffVersion = "v1.35.0"
 )
 
-var installs = map[string]string{
-	"buf":     "go install github.com/bufbuild/buf/cmd/buf@" + BufVersion,
-	"oasdiff": "go install github.com/oasdiff/oasdiff@" + OasdiffVersion,
+// Modules are what `go install` builds the tools from, by their names.
+func Modules() map[string]string {
+	return map[string]string{
+		"buf":     "github.com/bufbuild/buf/cmd/buf@" + BufVersion,
+		"oasdiff": "github.com/oasdiff/oasdiff@" + OasdiffVersion,
+	}
 }
 
 // ToolError says that a program is missing which the check runs.
@@ -52,7 +55,7 @@ func Tool(name string) (string, error) {
 		}
 		dir = filepath.Dir(dir)
 	}
-	return "", &ToolError{Tool: name, Install: installs[name]}
+	return "", &ToolError{Tool: name, Install: "go install " + Modules()[name]}
 }
 
 // runTool runs a tool. Exit codes are the tool's business; err is for a tool that could not run.
