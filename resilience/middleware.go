@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"github.com/napkin-kit/napkin/internal/lazyctx"
 )
 
 // MiddlewareConfig sets up [Middleware].
@@ -77,9 +79,10 @@ func (c *MiddlewareConfig) serve(w http.ResponseWriter, r *http.Request, next ht
 		}
 	}
 	if _, ok := ctx.Deadline(); !ok && c.Deadline > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.Deadline)
-		defer cancel()
+		bound := new(lazyctx.Context)
+		bound.Init(ctx, time.Now().Add(c.Deadline))
+		defer bound.Cancel()
+		ctx = bound
 	}
 	if c.Shedder != nil {
 		ticket, err := c.Shedder.Acquire(ctx)

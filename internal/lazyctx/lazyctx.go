@@ -1,8 +1,8 @@
 // Package lazyctx bounds the time of one attempt at a call. A bound of
 // package context costs a timer, a registration with the parent and four
 // allocations at once; most attempts end without anybody having looked. Here
-// they are made when the context is first watched (Done or Err), and the struct
-// can be a part of another one.
+// they are made when the context is first watched, by Done, and the struct can be
+// a part of another one.
 package lazyctx
 
 import (
@@ -59,8 +59,26 @@ func (c *Context) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.
 // Done begins to watch.
 func (c *Context) Done() <-chan struct{} { return c.watch().Done() }
 
-// Err begins to watch.
-func (c *Context) Err() error { return c.watch().Err() }
+// Err is that of package context's. It begins to watch only where a timer must
+// run for the answer to be true to InitTimeout.
+func (c *Context) Err() error {
+	if c.made.Load() || !c.end.IsZero() {
+		return c.watch().Err()
+	}
+	c.mu.Lock()
+	made, over := c.made.Load(), c.over
+	c.mu.Unlock()
+	if made || over {
+		return c.watch().Err()
+	}
+	if err := c.parent.Err(); err != nil {
+		return err
+	}
+	if c.own && time.Until(c.deadline) <= 0 {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
 
 // Value is the parent's. Once watched it answers package context's own question
 // too, by which derived contexts find where to register.

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/napkin-kit/napkin/internal/lazyctx"
 	"github.com/napkin-kit/napkin/resilience"
 )
 
@@ -53,28 +54,35 @@ func NewServer(cfg *ServerConfig) (*Server, error) {
 	return &Server{cfg: c}, nil
 }
 
-func (s *Server) context(ctx context.Context, deadline time.Duration) (context.Context, context.CancelFunc) {
-	if s.cfg.TrustCriticality {
-		if md, ok := metadata.FromIncomingContext(ctx); ok {
-			if c, ok := resilience.ParseCriticality(first(md, metaCriticality)); ok {
-				ctx = resilience.WithCriticality(ctx, c)
-			}
-			if n, ok := resilience.ParseAttempt(first(md, metaAttempt)); ok {
-				ctx = resilience.WithAttempt(ctx, n)
-			}
-		}
+// fromWire believes the caller's criticality and attempt number, if it may.
+func (s *Server) fromWire(ctx context.Context) context.Context {
+	if !s.cfg.TrustCriticality {
+		return ctx
 	}
-	if _, ok := ctx.Deadline(); !ok && deadline > 0 {
-		return context.WithTimeout(ctx, deadline)
+	if c, ok := resilience.ParseCriticality(first(ctx, metaCriticality)); ok {
+		ctx = resilience.WithCriticality(ctx, c)
 	}
-	return ctx, func() {}
+	if n, ok := resilience.ParseAttempt(first(ctx, metaAttempt)); ok {
+		ctx = resilience.WithAttempt(ctx, n)
+	}
+	return ctx
 }
 
-func first(md metadata.MD, key string) string {
-	if v := md.Get(key); len(v) > 0 {
+func first(ctx context.Context, key string) string {
+	if v := metadata.ValueFromIncomingContext(ctx, key); len(v) > 0 {
 		return v[0]
 	}
 	return ""
+}
+
+// bound gives the context a deadline where the caller set none.
+func bound(ctx context.Context, deadline time.Duration) (context.Context, func()) {
+	if _, ok := ctx.Deadline(); ok || deadline <= 0 {
+		return ctx, func() {}
+	}
+	c := new(lazyctx.Context)
+	c.Init(ctx, time.Now().Add(deadline))
+	return c, c.Cancel
 }
 
 func (s *Server) sheds(method string) bool {
@@ -83,7 +91,7 @@ func (s *Server) sheds(method string) bool {
 
 // Unary is a grpc.UnaryServerInterceptor.
 func (s *Server) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	ctx, cancel := s.context(ctx, s.cfg.Deadline)
+	ctx, cancel := bound(s.fromWire(ctx), s.cfg.Deadline)
 	defer cancel()
 	if !s.sheds(info.FullMethod) {
 		resp, err := handler(ctx, req)
@@ -102,7 +110,7 @@ func (s *Server) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 
 // Stream is a grpc.StreamServerInterceptor.
 func (s *Server) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, cancel := s.context(stream.Context(), s.cfg.StreamDeadline)
+	ctx, cancel := bound(s.fromWire(stream.Context()), s.cfg.StreamDeadline)
 	defer cancel()
 	ss := &serverStream{ServerStream: stream, ctx: ctx, release: func() {}}
 	if s.sheds(info.FullMethod) {

@@ -119,24 +119,31 @@ func StatusError(err error) error {
 	if err == nil {
 		return nil
 	}
+	if r, ok := err.(*resilience.Rejection); ok { //nolint:errorlint // the short way of most refusals; wrapped ones are met below
+		return rejection(r, err)
+	}
 	var has interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &has) {
 		return err
 	}
-	var rej *resilience.Rejection
+	var r *resilience.Rejection
 	switch {
-	case errors.As(err, &rej):
-		code := codes.Unavailable
-		if errors.Is(rej, resilience.ErrBulkheadFull) || errors.Is(rej, resilience.ErrLimited) {
-			code = codes.ResourceExhausted
-		}
-		return &rejected{err: err, code: code, after: rej.After}
+	case errors.As(err, &r):
+		return rejection(r, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return &rejected{err: err, code: codes.DeadlineExceeded}
 	case errors.Is(err, context.Canceled):
 		return &rejected{err: err, code: codes.Canceled}
 	}
 	return err
+}
+
+func rejection(r *resilience.Rejection, err error) error {
+	code := codes.Unavailable
+	if errors.Is(r.Err, resilience.ErrBulkheadFull) || errors.Is(r.Err, resilience.ErrLimited) {
+		code = codes.ResourceExhausted
+	}
+	return &rejected{err: err, code: code, after: r.After}
 }
 
 // rejected is a rejection with a status, which is built only if asked for.
