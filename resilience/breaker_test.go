@@ -115,6 +115,21 @@ func TestBreakerNeutralOutcomes(t *testing.T) {
 	})
 }
 
+// Also where a classification of one's own calls everything a failure.
+func TestBreakerNeutralWhateverIsClassified(t *testing.T) {
+	p := mustPipeline(t, Config{
+		Classify: func(error) Class { return Class{Health: Unhealthy} },
+		Breaker:  BreakerConfig{MinCalls: 1}, Bulkhead: BulkheadConfig{MaxConcurrent: 1},
+	})
+	err := p.Execute(t.Context(), func(ctx context.Context) error {
+		times(10, func() { _ = p.Execute(ctx, succeed) })
+		return nil
+	})
+	if s := p.Snapshot(); err != nil || s.Counts != (BreakerCounts{Successes: 1}) {
+		t.Fatalf("%v, %+v: a full bulkhead moved the breaker", err, s.Counts)
+	}
+}
+
 // A dependency that hangs until the caller's deadline has failed.
 func TestBreakerCountsDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

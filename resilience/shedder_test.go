@@ -143,6 +143,31 @@ func TestShedderPlacesSurvivePanicGoexitAndCancel(t *testing.T) {
 }
 
 // A server that can serve 20 at once in 10 ms, and gets slower with each more.
+// Real goroutines, so that places come in the moment in which callers leave.
+func TestShedderConservesPlacesUnderChurn(t *testing.T) {
+	s := mustShedder(t, &ShedderConfig{MinLimit: 3, InitialLimit: 3, MaxLimit: 3, MaxQueue: 8, MaxWait: time.Millisecond})
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for i := range 300 {
+				ctx, cancel := context.WithCancel(WithCriticality(t.Context(), Criticality(1+i%4)))
+				if i%3 == 0 {
+					go cancel()
+				}
+				_ = s.Execute(ctx, func(context.Context) error {
+					runtime.Gosched()
+					return nil
+				})
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if now := s.Snapshot(); now.InFlight != 0 || now.Waiting != 0 {
+		t.Fatalf("%+v, want no place taken", now)
+	}
+}
+
 func TestShedderFindsTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := mustShedder(t, &ShedderConfig{InitialLimit: 200, MaxLimit: 400})
@@ -186,7 +211,7 @@ func TestMiddleware(t *testing.T) {
 	}
 	shedder := mustShedder(t, fixedLimit(1))
 	guard, err := Middleware(&MiddlewareConfig{
-		Shedder: shedder, Limiter: limiter, Deadline: time.Second,
+		Shedder: shedder, Limiter: limiter, Deadline: time.Minute,
 		Key: func(r *http.Request) string { return r.Header.Get("X-User") },
 	})
 	if err != nil {
