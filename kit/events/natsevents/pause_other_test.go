@@ -2,7 +2,10 @@
 
 package natsevents_test
 
-import "os"
+import (
+	"os"
+	"testing"
+)
 
 // pause does not exist here: the test that stops a process is skipped.
-var pause os.Signal
+var pause func(*testing.T, *os.Process)

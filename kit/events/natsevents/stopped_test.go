@@ -79,9 +79,7 @@ func TestAStoppedSubscriberTakesNothingAway(t *testing.T) {
 			t.Fatalf("the first subscriber was given %q: %v", lines.Text(), lines.Err())
 		}
 	}
-	if err := child.Process.Signal(pause); err != nil {
-		t.Fatal(err)
-	}
+	pause(t, child.Process)
 	var mu sync.Mutex
 	var got []int
 	all := make(chan struct{})
