@@ -25,6 +25,7 @@ import (
 // cli has one struct per group of commands, each in its own file.
 type cli struct {
 	Contract contractCmd `cmd:"" help:"Contracts with other teams: Pact verification, the Pact Broker, breaking changes."`
+	Events   eventsCmd   `cmd:"" help:"Events that were given up, refused, or not published yet."`
 	Version  versionCmd  `cmd:"" help:"Print the version of this program."`
 }
 
