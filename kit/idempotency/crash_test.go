@@ -77,13 +77,13 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			for _, dialect := range []sqldb.Dialect{sqldb.SQLite, sqldb.Postgres} {
 				test := func(t *testing.T) {
 					c := newCrash(t, mode, dialect)
-					for round := range rounds {
-						for i, p := range points {
-							if c.run(t, fmt.Sprintf("k-%d-%d", round, i), p) {
-								mu.Lock()
-								hits[mode+"/"+dialect.String()+": "+p.name]++
-								mu.Unlock()
-							}
+					at := func(i int) (key, point string) { return fmt.Sprint("k-", i), points[i%len(points)].name }
+					c.start(t, 0, at)
+					for i := range rounds * len(points) {
+						if p := points[i%len(points)]; c.run(t, i, p, at) {
+							mu.Lock()
+							hits[mode+"/"+dialect.String()+": "+p.name]++
+							mu.Unlock()
 						}
 					}
 				}
@@ -121,6 +121,7 @@ type crash struct {
 	mode, url string
 	db        *sqldb.DB
 	client    *http.Client
+	server    *server
 	addr      atomic.Pointer[string]
 }
 
@@ -164,11 +165,11 @@ func openCrash(t *testing.T, url string) *sqldb.DB {
 }
 
 // run sends a hundred duplicates, the server dying at p, and reports whether it did.
-func (c *crash) run(t *testing.T, key string, p crashPoint) bool {
+func (c *crash) run(t *testing.T, i int, p crashPoint, at func(int) (key, point string)) bool {
 	t.Helper()
+	key, _ := at(i)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	first := c.start(t, key, p.name)
 	type answer struct {
 		code             int
 		location, body   string
@@ -198,11 +199,11 @@ func (c *crash) run(t *testing.T, key string, p crashPoint) bool {
 	answered := make(chan struct{})
 	go func() { wg.Wait(); close(answered) }()
 	select {
-	case <-first.ended:
+	case <-c.server.ended:
 	case <-answered:
 	}
-	hit := first.stop()
-	second := c.start(t, "", "")
+	hit := c.server.stop()
+	c.start(t, i+1, at)
 	<-answered
 	code, h, body, err := c.post(ctx, key)
 	if err != nil {
@@ -224,7 +225,6 @@ func (c *crash) run(t *testing.T, key string, p crashPoint) bool {
 	if fresh > 1 {
 		t.Errorf("%s: %d clients got an answer that is not a replay", p.name, fresh)
 	}
-	second.stop()
 	for table, want := range map[string]int{"effects": p.runs, "keyed_effects": 1} {
 		var n int
 		if err := c.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM `+table+` WHERE k = $1`, key).Scan(&n); err != nil {
@@ -259,8 +259,10 @@ type server struct {
 	hit   atomic.Bool
 }
 
-func (c *crash) start(t *testing.T, key, point string) *server {
+// start starts the server, which is to die at the i-th point.
+func (c *crash) start(t *testing.T, i int, at func(int) (key, point string)) {
 	t.Helper()
+	key, point := at(i)
 	cmd := exec.Command(os.Args[0], "-test.run=^TestHelperServes$")
 	cmd.Env = append(os.Environ(), "NAPKIN_CRASH_SERVER="+c.mode, "NAPKIN_CRASH_DB="+c.url, "NAPKIN_CRASH_KEY="+key, "NAPKIN_CRASH_POINT="+point)
 	cmd.Stderr = os.Stderr
@@ -292,7 +294,7 @@ func (c *crash) start(t *testing.T, key, point string) *server {
 	case <-s.ended:
 		t.Fatal("the server ended before it served")
 	}
-	return s
+	c.server = s
 }
 
 // stop kills the process where it still runs, and reports whether it died at its point.

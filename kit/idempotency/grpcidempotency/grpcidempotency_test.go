@@ -4,11 +4,14 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -267,6 +270,108 @@ func TestDoOutsideOfTheInterceptorRunsNothing(t *testing.T) {
 			t.Errorf("%d, %v", n.GetValue(), err)
 		}
 	})
+}
+
+// The leased mode: the interceptor does all there is to do.
+func TestLeased(t *testing.T) {
+	db, err := sqlitedb.Open(t.Context(), filepath.Join(t.TempDir(), "k.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := migrate.Up(t.Context(), db, sqlidempotency.Set, sqlidempotency.Migrations(db.Dialect)); err != nil {
+		t.Fatal(err)
+	}
+	memory, err := idempotency.NewMemory(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inFile, err := sqlidempotency.NewLeased(db, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, store := range map[string]idempotency.Store{"memory": memory, "sqlite": inFile} {
+		t.Run(name, func(t *testing.T) {
+			leases, err := idempotency.NewLeases(store, &idempotency.LeaseConfig{MaxBody: 20, Wait: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			icpt, err := grpcidempotency.UnaryServer(grpcidempotency.ServerConfig{
+				Rules: map[string]grpcidempotency.Rule{create: {Required: true}}, Leased: leases,
+				Scope: func(context.Context) (string, error) { return "user-1", nil },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ran atomic.Int64
+			var fail error
+			call := func(key, req string) (string, error) {
+				ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs(grpcidempotency.MetadataKey, key))
+				m, err := icpt(ctx, wrapperspb.String(req), &grpc.UnaryServerInfo{FullMethod: create}, func(ctx context.Context, req any) (any, error) {
+					n := ran.Add(1)
+					return wrapperspb.String(fmt.Sprint(req.(*wrapperspb.StringValue).GetValue(), n)), fail
+				})
+				if err != nil {
+					return "", err
+				}
+				return m.(*wrapperspb.StringValue).GetValue(), nil
+			}
+			var wg sync.WaitGroup
+			for range 20 { // each waits for the result
+				wg.Go(func() {
+					if got, err := call("k", "mug"); err != nil || got != "mug1" {
+						t.Errorf("%q, %v", got, err)
+					}
+				})
+			}
+			wg.Wait()
+			if ran.Load() != 1 {
+				t.Errorf("ran %d times", ran.Load())
+			}
+			if _, err := call("k", "cup"); grpcproblem.Of(err).Status != 422 {
+				t.Errorf("another request: %v", err)
+			}
+			fail = status.Error(codes.ResourceExhausted, "not now")
+			if _, err := call("k2", "mug"); status.Code(err) != codes.ResourceExhausted {
+				t.Error(err)
+			}
+			fail = nil
+			if got, err := call("k2", "mug"); err != nil || got != "mug3" {
+				t.Errorf("%q, %v: an error did not free the key", got, err)
+			}
+			large := strings.Repeat("x", 30)
+			if got, err := call("k3", large); err != nil || got != large+"4" {
+				t.Errorf("%q, %v", got, err)
+			}
+			if _, err := call("k3", large); status.Code(err) != codes.Aborted || grpcproblem.Of(err).Code != "idempotency_answer_omitted" || ran.Load() != 4 {
+				t.Errorf("a large answer asked for again: %v, ran %d times", err, ran.Load())
+			}
+		})
+	}
+}
+
+// One key for all attempts of a call: the interceptor stands outside the retries.
+func TestClientSendsOneKeyForAllAttempts(t *testing.T) {
+	var keys []string
+	retry := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		for range 3 {
+			md, _ := metadata.FromOutgoingContext(ctx)
+			keys = append(keys, strings.Join(md.Get(grpcidempotency.MetadataKey), ","))
+		}
+		return nil
+	}
+	icpt := grpcidempotency.UnaryClient(grpcidempotency.ClientConfig{Generate: func(string) bool { return true }})
+	for range 2 {
+		err := icpt(t.Context(), create, nil, nil, nil, func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, opts ...grpc.CallOption) error {
+			return retry(ctx, method, req, reply, cc, nil, opts...)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if keys[0] == "" || keys[0] != keys[1] || keys[1] != keys[2] || keys[3] == keys[0] || keys[3] != keys[5] {
+		t.Errorf("sent %q", keys)
+	}
 }
 
 func TestStreamCarriesTheKey(t *testing.T) {

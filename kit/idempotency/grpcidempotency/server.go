@@ -10,6 +10,13 @@
 //		})
 //	}
 //
+// Where ServerConfig.Leased names a store, the interceptor itself runs a handler
+// that has no transaction once for each key, see idempotency.Leases:
+//
+//	unary, err := grpcidempotency.UnaryServer(grpcidempotency.ServerConfig{
+//		Rules: rules, Scope: userOf, Leased: leases,
+//	})
+//
 // An answer that was stored earlier carries the header metadata
 // "idempotent-replayed: true". Only successes are stored: an error rolls back,
 // and the key is free again. Errors travel as the problems of package problem.
@@ -19,6 +26,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -26,8 +35,11 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/napkin-kit/napkin/kit/idempotency"
+	"github.com/napkin-kit/napkin/kit/problem"
 	"github.com/napkin-kit/napkin/kit/problem/grpcproblem"
 	"github.com/napkin-kit/napkin/kit/sqldb"
 )
@@ -55,6 +67,11 @@ type ServerConfig struct {
 	// Scope returns whose key it is: the end user where there is one, else the
 	// calling service. Required. Its error is the call's.
 	Scope func(ctx context.Context) (string, error)
+	// Leased turns on the leased mode for unary calls of methods with a rule, whose
+	// handlers have no transaction. Defaults to nil: the transactional mode, in
+	// which the handler calls [Do]. Streams are never run under a lease; their
+	// handlers find the key in the context.
+	Leased *idempotency.Leases
 }
 
 func (c ServerConfig) validate() error {
@@ -88,8 +105,69 @@ func UnaryServer(cfg ServerConfig) (grpc.UnaryServerInterceptor, error) {
 		if k.Fingerprint, err = fingerprint(info.FullMethod, k.Scope, req); err != nil {
 			return nil, grpcproblem.ToStatus(err).Err()
 		}
-		return next(idempotency.WithRequest(ctx, k), req)
+		ctx = idempotency.WithRequest(ctx, k)
+		if cfg.Leased != nil {
+			return leased(ctx, cfg.Leased, k, req, next)
+		}
+		return next(ctx, req)
 	}, nil
+}
+
+// ErrOmitted: the operation is done, but its answer was too large to be stored
+// (leased mode). It is answered as Aborted, with the reason
+// "idempotency_answer_omitted".
+var ErrOmitted error = problem.New(http.StatusConflict, "idempotency_answer_omitted",
+	"this request is done; its answer was too large to be kept, so look for its effect instead")
+
+// leased runs a unary handler under a claim.
+func leased(ctx context.Context, l *idempotency.Leases, k idempotency.Key, req any, next grpc.UnaryHandler) (any, error) {
+	var answer any
+	var inner error
+	stored, replayed, err := l.Do(ctx, k, func(ctx context.Context) (idempotency.Response, error) {
+		if answer, inner = next(ctx, req); inner != nil {
+			return idempotency.Response{}, inner
+		}
+		m, ok := answer.(proto.Message)
+		if !ok {
+			return idempotency.Response{}, fmt.Errorf("grpcidempotency: the answer %T is no Protobuf message", answer)
+		}
+		return Store(m)
+	})
+	switch {
+	case inner != nil:
+		return nil, inner
+	case err != nil:
+		return nil, grpcproblem.ToStatus(err).Err()
+	case !replayed:
+		return answer, nil
+	case stored.BodyOmitted:
+		return nil, grpcproblem.ToStatus(ErrOmitted).Err()
+	}
+	m, err := decode(&stored)
+	if err == nil {
+		err = SetReplayed(ctx)
+	}
+	if err != nil {
+		return nil, grpcproblem.ToStatus(err).Err()
+	}
+	return m, nil
+}
+
+// decode makes the message of a stored answer, whose type the program knows.
+func decode(stored *idempotency.Response) (proto.Message, error) {
+	name, ok := strings.CutPrefix(stored.ContentType, contentType)
+	if !ok {
+		return nil, fmt.Errorf("grpcidempotency: the stored answer is %q, no Protobuf message", stored.ContentType)
+	}
+	mt, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name))
+	if err != nil {
+		return nil, fmt.Errorf("grpcidempotency: the stored answer is a %s, which this program does not know: %w", name, err)
+	}
+	m := mt.New().Interface()
+	if err := proto.Unmarshal(stored.Body, m); err != nil {
+		return nil, fmt.Errorf("grpcidempotency: the stored answer does not parse: %w", err)
+	}
+	return m, nil
 }
 
 // StreamServer is [UnaryServer] for streams. The fingerprint covers the first
