@@ -22,8 +22,9 @@ func hedged(ctx context.Context, p *resilience.Pipeline, call resilience.Call, u
 		decided *hedgedAttempt // the first success, else the last that failed
 		won     bool
 	)
+	kind := reply.ProtoReflect().Type() // asked now: a late attempt must not look at reply
 	err := p.Call(ctx, call, func(ctx context.Context) error {
-		a := newHedgedAttempt(u, reply, opts)
+		a := newHedgedAttempt(u, kind.New().Interface(), opts)
 		err := a.attempt(ctx)
 		mu.Lock()
 		defer mu.Unlock()
@@ -58,7 +59,7 @@ type hedgedAttempt struct {
 func newHedgedAttempt(u *unary, reply proto.Message, opts []grpc.CallOption) *hedgedAttempt {
 	a := &hedgedAttempt{given: opts, unary: unary{
 		method: u.method, req: u.req, cc: u.cc, invoker: u.invoker,
-		reply: reply.ProtoReflect().New().Interface(),
+		reply: reply,
 	}}
 	own := make([]grpc.CallOption, len(opts))
 	for i, o := range opts {
