@@ -91,6 +91,41 @@ type BreakerConfig struct {
 	Off bool
 }
 
+func (c *BreakerConfig) fill() error {
+	c.Window = orDefault(c.Window, 10*time.Second)
+	c.Buckets = orDefault(c.Buckets, 10)
+	c.MinCalls = orDefault(c.MinCalls, 20)
+	c.FailureRate = orDefault(c.FailureRate, 0.5)
+	c.SlowRate = orDefault(c.SlowRate, 0.8)
+	c.OpenFor = orDefault(c.OpenFor, time.Second)
+	c.Probes = orDefault(c.Probes, 3)
+	c.ProbeTimeout = orDefault(c.ProbeTimeout, max(5*time.Second, c.OpenFor))
+	if err := firstError(
+		checkDuration("Breaker.Window", c.Window),
+		checkCount("Breaker.Buckets", c.Buckets),
+		checkCount("Breaker.MinCalls", c.MinCalls),
+		checkFraction("Breaker.FailureRate", c.FailureRate),
+		checkDuration("Breaker.SlowCall", c.SlowCall),
+		checkFraction("Breaker.SlowRate", c.SlowRate),
+		checkDuration("Breaker.OpenFor", c.OpenFor),
+		checkCount("Breaker.Probes", c.Probes),
+		checkDuration("Breaker.ProbeTimeout", c.ProbeTimeout),
+		checkCount("Breaker.MaxEndpoints", c.MaxEndpoints),
+	); err != nil {
+		return err
+	}
+	if c.MaxEndpoints > 10_000 {
+		return fieldError("Breaker.MaxEndpoints", c.MaxEndpoints, "at most 10000")
+	}
+	if c.Buckets < 2 || c.Buckets > 100 {
+		return fieldError("Breaker.Buckets", c.Buckets, "a number between 2 and 100")
+	}
+	if c.Window/time.Duration(c.Buckets) < time.Millisecond {
+		return fieldError("Breaker.Window", c.Window, "at least 1ms per bucket")
+	}
+	return nil
+}
+
 // Breaker stops calling a destination that fails, and probes when to start
 // again. It judges by failure rate and slow-call rate over a rolling window.
 // The state machine is github.com/sony/gobreaker; on top of it come probes
@@ -137,36 +172,8 @@ func NewBreaker(name string, cfg *BreakerConfig, onChange func(from, to BreakerS
 }
 
 func newBreaker(name string, c BreakerConfig, classify func(error) Class, onChange func(from, to BreakerState)) (*Breaker, error) {
-	c.Window = orDefault(c.Window, 10*time.Second)
-	c.Buckets = orDefault(c.Buckets, 10)
-	c.MinCalls = orDefault(c.MinCalls, 20)
-	c.FailureRate = orDefault(c.FailureRate, 0.5)
-	c.SlowRate = orDefault(c.SlowRate, 0.8)
-	c.OpenFor = orDefault(c.OpenFor, time.Second)
-	c.Probes = orDefault(c.Probes, 3)
-	c.ProbeTimeout = orDefault(c.ProbeTimeout, max(5*time.Second, c.OpenFor))
-	if err := firstError(
-		checkDuration("Breaker.Window", c.Window),
-		checkCount("Breaker.Buckets", c.Buckets),
-		checkCount("Breaker.MinCalls", c.MinCalls),
-		checkFraction("Breaker.FailureRate", c.FailureRate),
-		checkDuration("Breaker.SlowCall", c.SlowCall),
-		checkFraction("Breaker.SlowRate", c.SlowRate),
-		checkDuration("Breaker.OpenFor", c.OpenFor),
-		checkCount("Breaker.Probes", c.Probes),
-		checkDuration("Breaker.ProbeTimeout", c.ProbeTimeout),
-		checkCount("Breaker.MaxEndpoints", c.MaxEndpoints),
-	); err != nil {
+	if err := c.fill(); err != nil {
 		return nil, err
-	}
-	if c.MaxEndpoints > 10_000 {
-		return nil, fieldError("Breaker.MaxEndpoints", c.MaxEndpoints, "at most 10000")
-	}
-	if c.Buckets < 2 || c.Buckets > 100 {
-		return nil, fieldError("Breaker.Buckets", c.Buckets, "a number between 2 and 100")
-	}
-	if c.Window/time.Duration(c.Buckets) < time.Millisecond {
-		return nil, fieldError("Breaker.Window", c.Window, "at least 1ms per bucket")
 	}
 	b := &Breaker{
 		name: name, cfg: c, classify: classify, base: time.Now(),

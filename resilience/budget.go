@@ -30,6 +30,26 @@ type BudgetConfig struct {
 	Off bool
 }
 
+func (c *BudgetConfig) fill() error {
+	c.Ratio = orDefault(c.Ratio, 0.1)
+	c.SuccessShare = orDefault(c.SuccessShare, 0.5)
+	c.MinPerSecond = orDefault(c.MinPerSecond, 1)
+	c.TTL = orDefault(c.TTL, 10*time.Second)
+	if err := firstError(
+		checkFraction("Budget.Ratio", c.Ratio),
+		checkFraction("Budget.SuccessShare", max(c.SuccessShare, 0)),
+	); err != nil {
+		return err
+	}
+	if math.IsNaN(c.MinPerSecond) || c.MinPerSecond > 1e6 {
+		return fieldError("Budget.MinPerSecond", c.MinPerSecond, "a rate of at most 1e6, negative for none")
+	}
+	if c.TTL < time.Second || c.TTL > time.Hour {
+		return fieldError("Budget.TTL", c.TTL, "a duration between 1s and 1h")
+	}
+	return nil
+}
+
 // Budget bounds retries and hedges to a fraction of the calls. Over any time t,
 //
 //	retries ≤ Ratio·calls + MinPerSecond·(t + TTL)
@@ -71,29 +91,15 @@ func NewBudget(cfg *BudgetConfig) (*Budget, error) {
 	if cfg != nil {
 		c = *cfg
 	}
-	ratio := orDefault(c.Ratio, 0.1)
-	share := orDefault(c.SuccessShare, 0.5)
-	perSecond := orDefault(c.MinPerSecond, 1)
-	ttl := orDefault(c.TTL, 10*time.Second)
-	if err := firstError(
-		checkFraction("Budget.Ratio", ratio),
-		checkFraction("Budget.SuccessShare", max(share, 0)),
-		checkDuration("Budget.TTL", ttl),
-	); err != nil {
+	if err := c.fill(); err != nil {
 		return nil, err
 	}
-	if math.IsNaN(perSecond) || perSecond > 1e6 {
-		return nil, fieldError("Budget.MinPerSecond", perSecond, "a rate of at most 1e6, negative for none")
-	}
-	if ttl < time.Second || ttl > time.Hour {
-		return nil, fieldError("Budget.TTL", ttl, "a duration between 1s and 1h")
-	}
 	b := &Budget{
-		onSuccess: int64(math.Round(ratio * token)),
-		onFailure: int64(math.Round(ratio * (1 - max(share, 0)) * token)),
-		reserve:   int64(math.Round(max(perSecond, 0) * ttl.Seconds() * token)),
+		onSuccess: int64(math.Round(c.Ratio * token)),
+		onFailure: int64(math.Round(c.Ratio * (1 - max(c.SuccessShare, 0)) * token)),
+		reserve:   int64(math.Round(max(c.MinPerSecond, 0) * c.TTL.Seconds() * token)),
 		base:      time.Now(),
-		width:     ttl / (budgetSlots - 1),
+		width:     c.TTL / (budgetSlots - 1),
 	}
 	for i := range b.slots {
 		b.slots[i].epoch.Store(-1)

@@ -20,6 +20,16 @@ type BulkheadConfig struct {
 	Off bool
 }
 
+func (c *BulkheadConfig) fill() error {
+	c.MaxConcurrent = orDefault(c.MaxConcurrent, 256)
+	c.MaxWait = orDefault(c.MaxWait, 100*time.Millisecond)
+	return firstError(
+		checkCount("Bulkhead.MaxConcurrent", c.MaxConcurrent),
+		checkCount("Bulkhead.MaxQueue", c.MaxQueue),
+		checkDuration("Bulkhead.MaxWait", c.MaxWait),
+	)
+}
+
 // Bulkhead limits how many calls run at once, with a bounded first-come
 // first-served queue. A permit comes back when the call returns, panics or
 // ends its goroutine. A Bulkhead is safe for concurrent use.
@@ -47,13 +57,7 @@ func NewBulkhead(name string, cfg *BulkheadConfig) (*Bulkhead, error) {
 	if cfg != nil {
 		c = *cfg
 	}
-	c.MaxConcurrent = orDefault(c.MaxConcurrent, 256)
-	c.MaxWait = orDefault(c.MaxWait, 100*time.Millisecond)
-	if err := firstError(
-		checkCount("Bulkhead.MaxConcurrent", c.MaxConcurrent),
-		checkCount("Bulkhead.MaxQueue", c.MaxQueue),
-		checkDuration("Bulkhead.MaxWait", c.MaxWait),
-	); err != nil {
+	if err := c.fill(); err != nil {
 		return nil, err
 	}
 	return &Bulkhead{

@@ -12,16 +12,23 @@ func fieldError(field string, got any, want string) error {
 	return fmt.Errorf("resilience: %s is %v: set it to %s", field, got, want)
 }
 
+// maxDuration and maxCount bound what is plausible, and keep sums of them from
+// overflowing.
+const (
+	maxDuration = 365 * 24 * time.Hour
+	maxCount    = 1_000_000_000
+)
+
 func checkDuration(field string, d time.Duration) error {
-	if d < 0 {
-		return fieldError(field, d, "a positive duration, or leave it 0 for the default")
+	if d < 0 || d > maxDuration {
+		return fieldError(field, d, "a positive duration of at most a year, or leave it 0 for the default")
 	}
 	return nil
 }
 
 func checkCount(field string, n int) error {
-	if n < 0 {
-		return fieldError(field, n, "a positive number, or leave it 0 for the default")
+	if n < 0 || n > maxCount {
+		return fieldError(field, n, "a positive number of at most 1e9, or leave it 0 for the default")
 	}
 	return nil
 }

@@ -85,8 +85,8 @@ func NewDestinations(cfg *DestinationsConfig) (*Destinations, error) {
 	if c.Max < 1 || c.Max > 1_000_000 {
 		return nil, fieldError("Destinations.Max", c.Max, "a number between 1 and 1000000, or leave it 0 for the default")
 	}
-	if c.IdleTTL > 0 && c.IdleTTL < time.Second {
-		return nil, fieldError("Destinations.IdleTTL", c.IdleTTL, "at least 1s, or a negative value for no bound")
+	if c.IdleTTL > 0 && c.IdleTTL < time.Second || c.IdleTTL > maxDuration {
+		return nil, fieldError("Destinations.IdleTTL", c.IdleTTL, "a duration between 1s and a year, or a negative value for no bound")
 	}
 	if c.Default.Hooks == nil {
 		c.Default.Hooks = c.Hooks

@@ -29,6 +29,16 @@ type HedgeConfig struct {
 	On bool
 }
 
+func (c *HedgeConfig) fill() error {
+	c.Delay = orDefault(c.Delay, 100*time.Millisecond)
+	c.MaxExtra = orDefault(c.MaxExtra, 1)
+	return firstError(
+		checkDuration("Hedge.Delay", c.Delay),
+		checkFraction("Hedge.Quantile", c.Quantile),
+		checkCount("Hedge.MaxExtra", c.MaxExtra),
+	)
+}
+
 // Hedge starts another attempt beside one that is slow, takes the first success
 // and cancels the rest. Extra attempts are paid from the budget, as retries are,
 // and made only for calls that may be repeated. fn runs on goroutines of the
@@ -68,13 +78,7 @@ func NewHedge(name string, budget *Budget, cfg *HedgeConfig) (*Hedge, error) {
 	if cfg != nil {
 		c = *cfg
 	}
-	c.Delay = orDefault(c.Delay, 100*time.Millisecond)
-	c.MaxExtra = orDefault(c.MaxExtra, 1)
-	if err := firstError(
-		checkDuration("Hedge.Delay", c.Delay),
-		checkFraction("Hedge.Quantile", c.Quantile),
-		checkCount("Hedge.MaxExtra", c.MaxExtra),
-	); err != nil {
+	if err := c.fill(); err != nil {
 		return nil, err
 	}
 	if budget == nil {

@@ -2,7 +2,6 @@ package resilience
 
 import (
 	"context"
-	"math"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -17,11 +16,14 @@ type LimiterConfig struct {
 }
 
 func (c *LimiterConfig) fill() error {
-	if math.IsNaN(c.PerSecond) || math.IsInf(c.PerSecond, 0) || c.PerSecond <= 0 {
-		return fieldError("Limiter.PerSecond", c.PerSecond, "a rate greater than 0")
+	if err := checkCount("Limiter.Burst", c.Burst); err != nil {
+		return err
 	}
-	c.Burst = orDefault(c.Burst, max(int(min(c.PerSecond, math.MaxInt32)), 1))
-	return checkCount("Limiter.Burst", c.Burst)
+	if !(c.PerSecond > 0) || c.PerSecond > maxCount {
+		return fieldError("Limiter.PerSecond", c.PerSecond, "a rate greater than 0, at most 1e9")
+	}
+	c.Burst = orDefault(c.Burst, max(int(c.PerSecond), 1))
+	return nil
 }
 
 // Limiter is a token bucket. It refuses, it never waits. A Limiter is safe for
@@ -64,8 +66,12 @@ func (l *Limiter) Allow() error {
 
 // next is the time until a token is there.
 func (l *Limiter) next() time.Duration {
-	missing := 1 - l.l.Tokens()
-	return time.Duration(max(missing, 0) / l.cfg.PerSecond * float64(time.Second))
+	return l.refill(1 - l.l.Tokens())
+}
+
+// refill is the time in which so many tokens come, at most a year.
+func (l *Limiter) refill(tokens float64) time.Duration {
+	return time.Duration(min(max(tokens, 0)/l.cfg.PerSecond*float64(time.Second), float64(maxDuration)))
 }
 
 // Quota is the state of a limit, for response headers.
@@ -82,7 +88,7 @@ func (l *Limiter) Quota() Quota {
 	return Quota{
 		Limit:     l.cfg.Burst,
 		Remaining: int(left),
-		Window:    time.Duration(float64(l.cfg.Burst) / l.cfg.PerSecond * float64(time.Second)),
-		Reset:     time.Duration((float64(l.cfg.Burst) - left) / l.cfg.PerSecond * float64(time.Second)),
+		Window:    l.refill(float64(l.cfg.Burst)),
+		Reset:     l.refill(float64(l.cfg.Burst) - left),
 	}
 }

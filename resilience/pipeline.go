@@ -32,6 +32,26 @@ type Config struct {
 	Hooks *Hooks
 }
 
+// fill sets the defaults and checks all parts, also those that are off: nonsense
+// is no less a mistake for having no effect yet.
+func (c *Config) fill() error {
+	if c.Classify == nil {
+		c.Classify = Classify
+	}
+	limiter := func() error { return nil }
+	if c.Limiter != (LimiterConfig{}) {
+		limiter = c.Limiter.fill
+	}
+	for _, fill := range []func() error{
+		c.Deadline.fill, c.Retry.fill, c.Budget.fill, c.Hedge.fill, c.Throttle.fill, limiter, c.Breaker.fill, c.Bulkhead.fill,
+	} {
+		if err := fill(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Pipeline applies all policies for one destination, in the one safe order (see
 // the package documentation). A Pipeline is safe for concurrent use and is not
 // copied after it has been built.
@@ -60,15 +80,12 @@ func NewPipeline(name string, cfg *Config) (*Pipeline, error) {
 	if cfg != nil {
 		c = *cfg
 	}
-	if c.Classify == nil {
-		c.Classify = Classify
+	err := c.fill()
+	if err != nil {
+		return nil, err
 	}
 	p := &Pipeline{name: name, classify: c.Classify, hooks: c.Hooks}
-	var err error
 	if !c.Deadline.Off {
-		if err = c.Deadline.fill(); err != nil {
-			return nil, err
-		}
 		p.deadline = c.Deadline
 	}
 	if !c.Budget.Off {

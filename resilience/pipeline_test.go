@@ -192,44 +192,6 @@ func TestHedgePassesPanicsOnAndSkipsUnsafeCalls(t *testing.T) {
 	_ = h.Execute(Idempotent(t.Context()), func(context.Context) error { panic("boom") })
 }
 
-func TestBadConfigurationIsRefusedByName(t *testing.T) {
-	pipeline := func(c Config) func() error {
-		return func() error { _, err := NewPipeline("x", &c); return err }
-	}
-	for field, build := range map[string]func() error{
-		"Deadline.Total":         pipeline(Config{Deadline: DeadlineConfig{Total: -1}}),
-		"Deadline.Attempt":       pipeline(Config{Deadline: DeadlineConfig{Total: 1, Attempt: 2}}),
-		"Retry.MaxAttempts":      pipeline(Config{Retry: RetryConfig{MaxAttempts: -1}}),
-		"Retry.MaxDelay":         pipeline(Config{Retry: RetryConfig{BaseDelay: 2, MaxDelay: 1}}),
-		"Budget.Ratio":           pipeline(Config{Budget: BudgetConfig{Ratio: math.NaN()}}),
-		"Budget.TTL":             pipeline(Config{Budget: BudgetConfig{TTL: time.Millisecond}}),
-		"Throttle.K":             pipeline(Config{Throttle: ThrottleConfig{On: true, K: 0.5}}),
-		"Limiter.PerSecond":      pipeline(Config{Limiter: LimiterConfig{Burst: 1}}),
-		"Breaker.FailureRate":    pipeline(Config{Breaker: BreakerConfig{FailureRate: 2}}),
-		"Breaker.Buckets":        pipeline(Config{Breaker: BreakerConfig{Buckets: 1}}),
-		"Breaker.Window":         pipeline(Config{Breaker: BreakerConfig{Window: time.Microsecond}}),
-		"Bulkhead.MaxConcurrent": pipeline(Config{Bulkhead: BulkheadConfig{MaxConcurrent: -1}}),
-		"Destinations.Max":       func() error { _, err := NewDestinations(&DestinationsConfig{Max: -1}); return err },
-		"Shedder.MaxLimit":       func() error { _, err := NewShedder(&ShedderConfig{MinLimit: 9, MaxLimit: 3}); return err },
-		"Shedder.Tolerance":      func() error { _, err := NewShedder(&ShedderConfig{Tolerance: 0.5}); return err },
-		"Hedge.Quantile":         func() error { _, err := NewHedge("x", nil, &HedgeConfig{Quantile: 2}); return err },
-		"KeyedLimiter.MaxKeys": func() error {
-			_, err := NewKeyedLimiter("x", &KeyedLimiterConfig{Limit: LimiterConfig{PerSecond: 1}, MaxKeys: 1})
-			return err
-		},
-		"Middleware.Key": func() error {
-			_, err := Middleware(&MiddlewareConfig{Limiter: new(KeyedLimiter)})
-			return err
-		},
-		"deadline": func() error { _, err := NewDeadline(0); return err },
-	} {
-		err := build()
-		if err == nil || !strings.Contains(err.Error(), field) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: got %v, want one line that names the field", field, err)
-		}
-	}
-}
-
 func TestThrottleFollowsTheShareAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th, err := NewThrottle("payments", &ThrottleConfig{Rand: func() float64 { return 0.5 }})

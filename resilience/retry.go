@@ -26,6 +26,28 @@ type RetryConfig struct {
 	Off bool
 }
 
+func (c *RetryConfig) fill() error {
+	c.MaxAttempts = orDefault(c.MaxAttempts, 3)
+	c.BaseDelay = orDefault(c.BaseDelay, 50*time.Millisecond)
+	c.MaxDelay = orDefault(c.MaxDelay, max(2*time.Second, c.BaseDelay))
+	c.MaxRetryAfter = orDefault(c.MaxRetryAfter, 10*time.Second)
+	if err := firstError(
+		checkCount("Retry.MaxAttempts", c.MaxAttempts),
+		checkDuration("Retry.BaseDelay", c.BaseDelay),
+		checkDuration("Retry.MaxDelay", c.MaxDelay),
+		checkDuration("Retry.MaxRetryAfter", c.MaxRetryAfter),
+	); err != nil {
+		return err
+	}
+	if c.MaxAttempts > maxAttemptOnWire {
+		return fieldError("Retry.MaxAttempts", c.MaxAttempts, "at most 100")
+	}
+	if c.MaxDelay < c.BaseDelay {
+		return fieldError("Retry.MaxDelay", c.MaxDelay, "at least BaseDelay")
+	}
+	return nil
+}
+
 // Retry is the retry policy. A Retry is safe for concurrent use.
 type Retry struct {
 	name     string
@@ -54,23 +76,8 @@ func NewRetry(budget *Budget, cfg *RetryConfig) (*Retry, error) {
 }
 
 func newRetry(name string, c RetryConfig, budget *Budget, classify func(error) Class, hooks *Hooks) (*Retry, error) {
-	c.MaxAttempts = orDefault(c.MaxAttempts, 3)
-	c.BaseDelay = orDefault(c.BaseDelay, 50*time.Millisecond)
-	c.MaxDelay = orDefault(c.MaxDelay, max(2*time.Second, c.BaseDelay))
-	c.MaxRetryAfter = orDefault(c.MaxRetryAfter, 10*time.Second)
-	if err := firstError(
-		checkCount("Retry.MaxAttempts", c.MaxAttempts),
-		checkDuration("Retry.BaseDelay", c.BaseDelay),
-		checkDuration("Retry.MaxDelay", c.MaxDelay),
-		checkDuration("Retry.MaxRetryAfter", c.MaxRetryAfter),
-	); err != nil {
+	if err := c.fill(); err != nil {
 		return nil, err
-	}
-	if c.MaxAttempts > maxAttemptOnWire {
-		return nil, fieldError("Retry.MaxAttempts", c.MaxAttempts, "at most 100")
-	}
-	if c.MaxDelay < c.BaseDelay {
-		return nil, fieldError("Retry.MaxDelay", c.MaxDelay, "at least BaseDelay")
 	}
 	return &Retry{name: name, cfg: c, budget: budget, classify: classify, hooks: hooks}, nil
 }

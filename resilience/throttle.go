@@ -20,6 +20,21 @@ type ThrottleConfig struct {
 	On bool
 }
 
+func (c *ThrottleConfig) fill() error {
+	c.K = orDefault(c.K, 2)
+	c.Window = orDefault(c.Window, 2*time.Minute)
+	if c.Rand == nil {
+		c.Rand = rand.Float64
+	}
+	if !(c.K >= 1) || c.K > 1000 {
+		return fieldError("Throttle.K", c.K, "a number between 1 and 1000")
+	}
+	if c.Window < time.Second || c.Window > maxDuration {
+		return fieldError("Throttle.Window", c.Window, "a duration between 1s and a year")
+	}
+	return nil
+}
+
 // Throttle drops calls in this process with a probability that follows the
 // share the destination has been refusing:
 //
@@ -56,16 +71,8 @@ func NewThrottle(name string, cfg *ThrottleConfig) (*Throttle, error) {
 }
 
 func newThrottle(name string, c ThrottleConfig, classify func(error) Class) (*Throttle, error) {
-	c.K = orDefault(c.K, 2)
-	c.Window = orDefault(c.Window, 2*time.Minute)
-	if c.Rand == nil {
-		c.Rand = rand.Float64
-	}
-	if !(c.K >= 1) || c.K > 1000 {
-		return nil, fieldError("Throttle.K", c.K, "a number between 1 and 1000")
-	}
-	if c.Window < time.Second {
-		return nil, fieldError("Throttle.Window", c.Window, "at least 1s")
+	if err := c.fill(); err != nil {
+		return nil, err
 	}
 	return &Throttle{
 		name: name, cfg: c, classify: classify, base: time.Now(),
