@@ -59,6 +59,10 @@ test-long: test-deps ## everything of `test` at full length
 	cd examples/shop && go test -timeout 30m -count=1 ./e2e/...
 	cd examples/shop && NAPKIN_CRASH_FULL=1 go test -timeout 80m -count=1 -v ./chaos/...
 
+.PHONY: sim
+sim: ## a metastable failure with and without the library: tables, and the plot in docs/images
+	go run ./resilience/sim -svg docs/images/metastable.svg
+
 .PHONY: bench bench-resilience
 bench: bench-resilience
 bench-resilience: ## policies, pipeline and adapters beside their peers; raw output in bench/results, then the bars
