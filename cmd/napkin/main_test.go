@@ -105,7 +105,7 @@ func write(t *testing.T, name, content string) {
 func commit(t *testing.T, message string) {
 	t.Helper()
 	git(t, "add", "-A")
-	git(t, "commit", "-q", "-m", message)
+	git(t, "commit", "-q", "--allow-empty", "-m", message)
 }
 
 func git(t *testing.T, args ...string) string {

@@ -12,7 +12,7 @@ import (
 // reports are the forms in which CI systems take results, beside the lines for people.
 type reports struct {
 	JUnit  string `name:"junit" placeholder:"FILE" help:"Write the results as JUnit XML, for GitLab, Jenkins and others."`
-	GitHub bool   `name:"github" env:"GITHUB_ACTIONS" help:"Print what is wrong as annotations of GitHub Actions. On by default there."`
+	GitHub bool   `name:"github" help:"Print what is wrong as annotations of GitHub Actions. On by default there."`
 }
 
 // outcome is one thing that was checked.
@@ -32,7 +32,7 @@ func (o outcome) failed() bool { return o.Problem != "" && !o.Warning && !o.Skip
 
 // write hands out the results. An unwritable file is an error, since a CI system would show a green run.
 func (r reports) write(w io.Writer, all []outcome) error {
-	if r.GitHub {
+	if r.GitHub || os.Getenv("GITHUB_ACTIONS") == "true" {
 		for _, o := range all {
 			if o.Problem != "" && !o.Skipped {
 				annotate(w, o)
