@@ -25,6 +25,10 @@ import (
 // If the last attempt brought a response, that response is returned, also when
 // the budget is spent; local rejections are errors.
 //
+// Where Config.Hedge is on, a slow attempt of what may be repeated gets another
+// one beside it. The first success is returned, the others are cancelled and
+// what they bring is discarded.
+//
 // Status 500 and above, except 501 and 505, and an attempt without an answer
 // count as failures for the breaker; 429 counts as an answer. 503 with
 // Retry-After is how a server sheds load, and does not count (see [Class]).

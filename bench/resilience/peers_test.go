@@ -154,4 +154,3 @@ var (
 func static(context.Context) error  { return nil }
 func failing(context.Context) error { return errFailure }
 func static0() error                { return nil }
-func failing0() error               { return errFailure }
