@@ -6,6 +6,21 @@ import (
 	"slices"
 )
 
+func (s *Server) pacticipant(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("pacticipant")
+	if !slices.ContainsFunc(s.versions, func(v *version) bool { return v.pacticipant == name }) &&
+		!slices.ContainsFunc(s.pacts, func(p *publication) bool { return p.provider == name }) {
+		reply(w, http.StatusNotFound, object{"error": "No pacticipant with name '" + name + "' found"})
+		return
+	}
+	self := s.href("pacticipants", name)
+	reply(w, http.StatusOK, object{"name": name, "mainBranch": s.main[name], "_links": object{
+		"self":              object{"href": self},
+		"pb:version":        object{"href": self + "/versions/{version}", "templated": true},
+		"pb:branch-version": object{"href": self + "/branches/{branch}/versions/{version}", "templated": true},
+	}})
+}
+
 func (s *Server) version(w http.ResponseWriter, r *http.Request) {
 	v := s.findVersion(r.PathValue("pacticipant"), r.PathValue("version"), false)
 	if v == nil {

@@ -33,7 +33,7 @@ func (s *Server) forVerification(w http.ResponseWriter, r *http.Request) {
 		Pending   bool       `json:"includePendingStatus"`
 		WIPSince  string     `json:"includeWipPactsSince"`
 	}
-	if !read(w, r, &in) {
+	if r.Method == http.MethodPost && !read(w, r, &in) { // a GET asks without selectors
 		return
 	}
 	provider := r.PathValue("provider")
