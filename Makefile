@@ -39,7 +39,7 @@ lint: $(BIN)/golangci-lint proto-lint
 	@for m in $(MODULES); do echo "golangci-lint $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
 
 .PHONY: test test-deps test-unit test-e2e test-crash test-long
-test-deps:
+test-deps: $(BIN)/buf $(BIN)/oasdiff
 	scripts/test-deps
 
 # Unit, conformance and integration tests; then the store end to end in both forms and in a browser; then one crash pass.
