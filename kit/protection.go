@@ -40,8 +40,8 @@ func (s *Service) initResilience() error {
 }
 
 // Destinations are the pipelines of this service's peers, by peer name: one budget,
-// breaker and bulkhead for each, whatever the protocol. Event publishers and other
-// clients may share them.
+// breaker and bulkhead for each, whatever the protocol. Other clients may share them, and
+// what publishes events: see package eventresilience.
 func (s *Service) Destinations() *resilience.Destinations { return s.destinations }
 
 // loadGuard bounds the time of a call and sheds it under overload.
