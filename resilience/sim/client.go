@@ -22,36 +22,33 @@ type client interface {
 type plainClient struct {
 	timeout  time.Duration // of an attempt
 	attempts int
-	budget   budget // nil: none
+	budget   budget // nil: no bound
 }
 
 // budget says whether a retry may be made.
 type budget interface {
-	begin()                  // a call begins
-	end(firstSucceeded bool) // a call is over, or its first attempt: see the budget
+	begin()        // a call begins
+	first(ok bool) // its first attempt is over
 	mayRetry() bool
 	retried() // a retry is over
+	end()     // the call is over
 }
 
 func (c *plainClient) call(ctx context.Context, rng *rand.Rand, send func(context.Context) error) error {
-	if c.budget != nil {
-		c.budget.begin()
+	budget := c.budget
+	if budget == nil {
+		budget = unlimited{}
 	}
+	budget.begin()
+	defer budget.end()
 	err := c.attempt(ctx, send)
-	if c.budget != nil {
-		defer c.budget.end(err == nil)
-	}
+	budget.first(err == nil)
 	bound := 50 * time.Millisecond
-	for n := 1; err != nil && n < c.attempts; n++ {
-		if c.budget != nil && !c.budget.mayRetry() {
-			return err
-		}
+	for n := 1; err != nil && n < c.attempts && budget.mayRetry(); n++ {
 		time.Sleep(time.Duration(rng.Float64() * float64(bound))) // full jitter
 		bound *= 2
 		err = c.attempt(ctx, send)
-		if c.budget != nil {
-			c.budget.retried()
-		}
+		budget.retried()
 	}
 	return err
 }
@@ -62,6 +59,14 @@ func (c *plainClient) attempt(ctx context.Context, send func(context.Context) er
 	return send(ctx)
 }
 
+type unlimited struct{}
+
+func (unlimited) begin()         {}
+func (unlimited) first(bool)     {}
+func (unlimited) mayRetry() bool { return true }
+func (unlimited) retried()       {}
+func (unlimited) end()           {}
+
 // inFlightBudget allows retries up to a share of the calls in flight, and three
 // at any time: the form that Envoy and failsafe-go have.
 type inFlightBudget struct {
@@ -69,9 +74,8 @@ type inFlightBudget struct {
 	calls, retrying atomic.Int64
 }
 
-func (b *inFlightBudget) begin()   { b.calls.Add(1) }
-func (b *inFlightBudget) end(bool) { b.calls.Add(-1) }
-func (b *inFlightBudget) retried() { b.retrying.Add(-1) }
+func (b *inFlightBudget) begin()     { b.calls.Add(1) }
+func (b *inFlightBudget) first(bool) {}
 func (b *inFlightBudget) mayRetry() bool {
 	if n := b.retrying.Add(1); n > 3 && float64(n) > b.share*float64(b.calls.Load()) {
 		b.retrying.Add(-1)
@@ -79,20 +83,23 @@ func (b *inFlightBudget) mayRetry() bool {
 	}
 	return true
 }
+func (b *inFlightBudget) retried() { b.retrying.Add(-1) }
+func (b *inFlightBudget) end()     { b.calls.Add(-1) }
 
 // libraryBudget is the library's, in the hands of a plain client. Without a
 // minimum rate it is the pure form that papers speak of.
-type libraryBudget struct{ *resilience.Budget }
+type libraryBudget struct {
+	unlimited
+	b *resilience.Budget
+}
 
 func newLibraryBudget(successShare float64) (libraryBudget, error) {
 	b, err := resilience.NewBudget(&resilience.BudgetConfig{Ratio: budgetRatio, SuccessShare: successShare, MinPerSecond: -1})
-	return libraryBudget{b}, err
+	return libraryBudget{b: b}, err
 }
 
-func (b libraryBudget) begin()         {}
-func (b libraryBudget) end(first bool) { b.Deposit(first) }
-func (b libraryBudget) mayRetry() bool { return b.Withdraw() }
-func (b libraryBudget) retried()       {}
+func (b libraryBudget) first(ok bool)  { b.b.Deposit(ok) }
+func (b libraryBudget) mayRetry() bool { return b.b.Withdraw() }
 
 // pipelineClient is the library's client. Errors reach the pipeline as they do
 // from the gRPC adapter, with the class that the adapter gives to the status.

@@ -64,36 +64,63 @@ func TestWithoutTheLibraryAStallHasNoEnd(t *testing.T) {
 	}
 }
 
-// The promise: with the defaults on both sides a stall is over two seconds after
-// it is over, however long it was and whether the server could still refuse.
+// The promise: with the defaults on both sides a stall of ten seconds is over two
+// seconds after it is over, whether or not the server could refuse meanwhile.
 func TestWithTheLibraryAStallEndsWithIt(t *testing.T) {
-	lengths := []time.Duration{stallLength}
-	if !testing.Short() {
-		for s := range 14 {
-			lengths = append(lengths, time.Duration(s+1)*time.Second)
+	eachStall(t, func(t *testing.T, sc Scenario) {
+		for seed := range seeds(10) {
+			sc.Seed = seed
+			r := play(t, sc)
+			if d, ok := r.Recovery(); !ok || d > 2*time.Second {
+				t.Errorf("seed %d: recovered %t after %v, want 2s at most", seed, ok, d)
+			}
+			checkAfterStall(t, r)
+			if a := netAmplification(r, sc.StallAt, sc.StallAt+sc.Stall); a > 1.11 {
+				t.Errorf("seed %d: %.3f requests per call in the stall, want 1.1 and what chance adds", seed, a)
+			}
 		}
+	})
+}
+
+// Nor does it matter how long the stall was: no length meets a breaker at an
+// unlucky moment. In a second after it that happens to bring more calls than the
+// capacity, some are refused, since the budget has just been spent.
+func TestTheLengthOfAStallDoesNotMatter(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one length is played by TestWithTheLibraryAStallEndsWithIt")
 	}
+	eachStall(t, func(t *testing.T, sc Scenario) {
+		for seed := range seeds(3) {
+			for s := range 15 {
+				sc := sc
+				sc.Seed, sc.Stall = seed, time.Duration(s+1)*time.Second
+				checkAfterStall(t, play(t, sc))
+			}
+		}
+	})
+}
+
+// eachStall is for each way to use the library on both sides, and each kind of
+// stall.
+func eachStall(t *testing.T, f func(*testing.T, Scenario)) {
 	for _, name := range []string{"both", "untouched"} {
 		for _, freeze := range []bool{false, true} {
-			t.Run(name+map[bool]string{true: ", frozen"}[freeze], func(t *testing.T) {
-				for seed := range seeds(6) {
-					for _, length := range lengths {
-						sc := stallScenario(configuration(name), seed, 30*time.Second)
-						sc.Freeze, sc.Stall, sc.Until = freeze, length, sc.Until-stallLength+length
-						r := play(t, sc)
-						end := sc.StallAt + sc.Stall
-						if d, ok := r.Recovery(); !ok || d > 2*time.Second {
-							t.Errorf("seed %d, %v: recovered %t after %v, want 2s at most", seed, length, ok, d)
-						}
-						if good := r.Goodput(end+2*time.Second, sc.Until); good < 0.99 {
-							t.Errorf("seed %d, %v: goodput %.4f after the stall, want 0.99", seed, length, good)
-						}
-						checkAmplification(t, r, sc.StallAt, end)
-					}
-				}
+			t.Run(name+map[bool]string{true: "/frozen", false: "/stalled"}[freeze], func(t *testing.T) {
+				sc := stallScenario(configuration(name), 0, 35*time.Second)
+				sc.Freeze = freeze
+				f(t, sc)
 			})
 		}
 	}
+}
+
+func checkAfterStall(t *testing.T, r *Result) {
+	t.Helper()
+	end := r.Scenario.StallAt + r.Scenario.Stall
+	if good := r.Goodput(end+2*time.Second, end+30*time.Second); good < 0.99 {
+		t.Errorf("seed %d, %v: goodput %.4f after the stall, want 0.99", r.Scenario.Seed, r.Scenario.Stall, good)
+	}
+	checkBudget(t, r, r.Scenario.StallAt, end)
 }
 
 // Nothing but the budget keeps a retry from being sent here. It is not enough to
@@ -102,7 +129,10 @@ func TestTheBudgetBoundsWhatAFailureCosts(t *testing.T) {
 	for seed := range seeds(6) {
 		r := play(t, stallScenario(configuration("budget"), seed, 60*time.Second))
 		for from := stallAt; from < r.Scenario.Until; from += 10 * time.Second {
-			checkAmplification(t, r, from, from+10*time.Second)
+			checkBudget(t, r, from, from+10*time.Second)
+			if a := netAmplification(r, from, from+10*time.Second); a > 1.11 {
+				t.Errorf("seed %d: %.3f requests per call in the ten seconds from %v, want 1.1 and what chance adds", seed, a, from)
+			}
 		}
 		if _, ok := r.Recovery(); ok {
 			t.Errorf("seed %d: a budget alone ended the failure: the documentation says otherwise", seed)
@@ -110,25 +140,25 @@ func TestTheBudgetBoundsWhatAFailureCosts(t *testing.T) {
 	}
 }
 
-// checkAmplification checks what the budget promises for the time between from
-// and to, with its defaults: retries are a tenth of the calls, of which those of
-// the last 10 s count, beside one per second and its reserve of 10 s.
-func checkAmplification(t *testing.T, r *Result, from, to time.Duration) {
+const budgetTTL = 10 * time.Second
+
+// checkBudget checks what the budget promises for the time between from and to:
+// retries are a tenth of the calls, those of the last 10 s before included, and
+// one per second with its reserve of 10 s.
+func checkBudget(t *testing.T, r *Result, from, to time.Duration) {
 	t.Helper()
-	const ttl = 10 * time.Second
-	now, paid := r.span(from, to), r.span(max(from-ttl, 0), to)
-	retries, floor := float64(now.Attempts-now.Offered), (to - from + ttl).Seconds()
+	now, paid := r.span(from, to), r.span(max(from-budgetTTL, 0), to)
+	retries, floor := float64(now.Attempts-now.Offered), (to - from + budgetTTL).Seconds()
 	if most := 0.1*float64(paid.Offered) + floor; retries > most {
-		t.Errorf("seed %d: %.0f retries from %v to %v, want %.0f at most", r.Scenario.Seed, retries, from, to, most)
+		t.Errorf("seed %d, %v: %.0f retries from %v to %v, want %.0f at most", r.Scenario.Seed, r.Scenario.Stall, retries, from, to, most)
 	}
-	// Deposits saved before are spent once. So also over ten seconds or more the
-	// ratio holds, but for the chance in how many calls came when.
-	if to-from < ttl {
-		return
-	}
-	if a := 1 + (retries-floor)/float64(now.Offered); a > 1.11 {
-		t.Errorf("seed %d: %.3f requests per call from %v to %v, want 1.1", r.Scenario.Seed, a, from, to)
-	}
+}
+
+// netAmplification is how many requests were sent per call, without what the
+// budget's minimum rate and its reserve allow.
+func netAmplification(r *Result, from, to time.Duration) float64 {
+	s := r.span(from, to)
+	return (float64(s.Attempts) - (to - from + budgetTTL).Seconds()) / float64(s.Offered)
 }
 
 func TestOverloadServesTheCriticalAtFullCapacity(t *testing.T) {
@@ -268,9 +298,6 @@ func TestProcesses(t *testing.T) {
 		})
 		if err != nil {
 			t.Fatal(err)
-		}
-		if before := r.Goodput(2*time.Second, d.before-2*time.Second); before < 0.8 {
-			t.Skipf("%s: goodput %.2f before the stall: this machine is too busy", policy, before)
 		}
 		results[policy] = r
 	}
