@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/napkin-kit/napkin/contracttest/breaking"
@@ -47,40 +50,9 @@ func (c *contractBreakingCmd) Run(ctx context.Context) error {
 		return err
 	}
 
-	type check struct {
-		kind, what string
-		do         func() ([]breaking.Change, error)
-	}
-	var checks []check
-	for _, p := range c.Proto {
-		checks = append(checks, check{"protobuf", p, func() ([]breaking.Change, error) {
-			return breaking.Protobuf(ctx, p, against, &breaking.ProtobufConfig{Beside: c.Beside})
-		}})
-	}
-	for _, p := range c.OpenAPI {
-		checks = append(checks, check{"openapi", p, func() ([]breaking.Change, error) { return breaking.OpenAPI(ctx, p, against, nil) }})
-	}
-	for _, p := range c.Events {
-		checks = append(checks, check{"events", p, func() ([]breaking.Change, error) { return breaking.EventSchemas(ctx, p, against, nil) }})
-	}
-	var all []breaking.Change
-	var results []outcome
-	for _, k := range checks {
-		changes, err := k.do()
-		if errors.Is(err, breaking.ErrNothingBefore) {
-			fmt.Println(err)
-		} else if err != nil {
-			return err
-		}
-		open, _, _ := accepted.Split(changes)
-		if len(open) == 0 {
-			results = append(results, outcome{Suite: k.kind, Name: k.what})
-		}
-		for _, change := range open {
-			results = append(results, outcome{Suite: k.kind, Name: change.Rule, Problem: problem(change), File: change.File,
-				Line: change.Line, Column: change.Column, Warning: change.Severity == breaking.Warning && !c.Strict})
-		}
-		all = append(all, changes...)
+	all, results, err := c.check(ctx, against, accepted)
+	if err != nil {
+		return err
 	}
 	open, meant, left := accepted.Split(all)
 	if c.Accept {
@@ -94,7 +66,9 @@ func (c *contractBreakingCmd) Run(ctx context.Context) error {
 		}
 	}
 	for _, key := range left {
-		fmt.Printf("%s: no such change any more; take the line out: %s\n", c.Accepted, key)
+		if c.concerns(key) {
+			fmt.Printf("%s: no such change any more; take the line out: %s\n", c.Accepted, key)
+		}
 	}
 	if err := c.Reports.write(os.Stdout, results); err != nil {
 		return err
@@ -104,6 +78,56 @@ func (c *contractBreakingCmd) Run(ctx context.Context) error {
 	}
 	fmt.Printf("no breaking change since %s (%d warnings, %d accepted)\n", against, len(open), len(meant))
 	return nil
+}
+
+// check compares every contract that was named. A new one breaks nobody.
+func (c *contractBreakingCmd) check(ctx context.Context, against breaking.Against, accepted *breaking.Accepted) (all []breaking.Change, results []outcome, err error) {
+	compare := func(kind, what string, changes []breaking.Change, err error) error {
+		if errors.Is(err, breaking.ErrNothingBefore) {
+			fmt.Println(err)
+		} else if err != nil {
+			return err
+		}
+		open, _, _ := accepted.Split(changes)
+		if len(open) == 0 {
+			results = append(results, outcome{Suite: kind, Name: what})
+		}
+		for _, change := range open {
+			results = append(results, outcome{Suite: kind, Name: change.Rule, Problem: problem(change), File: change.File,
+				Line: change.Line, Column: change.Column, Warning: change.Severity == breaking.Warning && !c.Strict})
+		}
+		all = append(all, changes...)
+		return nil
+	}
+	for _, dir := range c.Proto {
+		changes, err := breaking.Protobuf(ctx, dir, against, &breaking.ProtobufConfig{Beside: c.Beside})
+		if err := compare("protobuf", dir, changes, err); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, document := range c.OpenAPI {
+		changes, err := breaking.OpenAPI(ctx, document, against, nil)
+		if err := compare("openapi", document, changes, err); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, dir := range c.Events {
+		changes, err := breaking.EventSchemas(ctx, dir, against, nil)
+		if err := compare("events", dir, changes, err); err != nil {
+			return nil, nil, err
+		}
+	}
+	return all, results, nil
+}
+
+// concerns says whether an accepted change is of a contract that is being checked.
+func (c *contractBreakingCmd) concerns(key string) bool {
+	for _, p := range slices.Concat(c.Proto, c.OpenAPI, c.Events) {
+		if p = filepath.ToSlash(filepath.Clean(p)); p == "." || strings.Contains(key, " "+p) {
+			return true
+		}
+	}
+	return false
 }
 
 func problem(c breaking.Change) string {
