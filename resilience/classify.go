@@ -68,6 +68,9 @@ func Classify(err error) Class {
 	if err == nil {
 		return Class{Health: Healthy}
 	}
+	if isLeaf(err) {
+		return classifyLeaf(err)
+	}
 	var re *RetryError
 	if errors.As(err, &re) {
 		c := Classify(re.Cause)
@@ -94,4 +97,28 @@ func Classify(err error) Class {
 		c.After = max(after.RetryAfter(), 0)
 	}
 	return c
+}
+
+// isLeaf reports whether err wraps nothing, so that what it is can be asked of it
+// alone. In an outage every call asks, and walking with errors.As costs more
+// than the call did.
+func isLeaf(err error) bool {
+	switch err.(type) {
+	case interface{ Unwrap() error }, interface{ Unwrap() []error }, interface{ Is(error) bool }, interface{ As(any) bool }:
+		return false
+	}
+	return true
+}
+
+func classifyLeaf(err error) Class {
+	switch e := err.(type) { //nolint:errorlint // it wraps nothing
+	case interface{ Class() Class }:
+		return e.Class()
+	case interface{ RetryAfter() time.Duration }:
+		return Class{Health: Unhealthy, Retry: true, After: max(e.RetryAfter(), 0)}
+	}
+	if err == context.Canceled { //nolint:errorlint // it wraps nothing
+		return Class{Health: Neutral}
+	}
+	return Class{Health: Unhealthy, Retry: true}
 }

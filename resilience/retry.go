@@ -114,11 +114,15 @@ func (r *Retry) again(ctx context.Context, err error, idempotent bool, deadline 
 		if !class.Retry || (!idempotent && !class.NeverSent) {
 			return attempt, err
 		}
+		// Before anything is made ready for a wait: in an outage most retries end here.
+		if reason := r.over(ctx, attempt); reason != nil {
+			return attempt, r.giveUp(ctx, attempt, err, reason)
+		}
 		if wait == nil { // Only now: it allocates, and most calls succeed.
 			wait = r.newBackOff()
 		}
 		delay := max(wait.NextBackOff(), min(class.After, r.cfg.MaxRetryAfter))
-		if reason := r.mayNot(ctx, attempt, delay, deadline); reason != nil {
+		if reason := r.mayNot(delay, deadline); reason != nil {
 			return attempt, r.giveUp(ctx, attempt, err, reason)
 		}
 		if r.hooks != nil && r.hooks.Retry != nil {
@@ -139,15 +143,23 @@ func (r *Retry) again(ctx context.Context, err error, idempotent bool, deadline 
 	}
 }
 
-// mayNot says why there is no further attempt, nil if there is one. The budget
-// comes last, since a permit taken is spent.
-func (r *Retry) mayNot(ctx context.Context, attempt int, delay time.Duration, deadline time.Time) error {
+// over says why no further attempt is worth preparing, nil if one is.
+func (r *Retry) over(ctx context.Context, attempt int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if attempt >= r.cfg.MaxAttempts {
 		return ErrAttemptsExhausted
 	}
+	if r.budget.Balance() < 1 {
+		return ErrBudgetExhausted
+	}
+	return nil
+}
+
+// mayNot says why there is no further attempt, nil if there is one. The budget
+// comes last, since a permit taken is spent.
+func (r *Retry) mayNot(delay time.Duration, deadline time.Time) error {
 	if !deadline.IsZero() && time.Until(deadline) <= delay {
 		return context.DeadlineExceeded
 	}
