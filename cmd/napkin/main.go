@@ -26,6 +26,7 @@ import (
 type cli struct {
 	Contract contractCmd `cmd:"" help:"Contracts with other teams: Pact verification, the Pact Broker, breaking changes."`
 	Events   eventsCmd   `cmd:"" help:"Events that were given up, refused, or not published yet."`
+	Migrate  migrateCmd  `cmd:"" help:"The tables of Napkin's packages, and a service's own, in its database."`
 	Version  versionCmd  `cmd:"" help:"Print the version of this program."`
 }
 
