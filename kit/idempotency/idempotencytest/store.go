@@ -70,6 +70,8 @@ var storeCases = []storeCase{
 	{"lets a late holder finish that nobody replaced", caseLate},
 	{"keeps its copy apart", caseCopies},
 	{"gives a contended key to one", caseContended},
+	{"keeps a live claim of the same request", caseLive},
+	{"does not hold up other keys", caseOthers},
 }
 
 func key(value string) idempotency.Key {
@@ -339,6 +341,35 @@ func caseCopies(ctx context.Context, s idempotency.Store, _ *Clock) error {
 	}
 	stored.Body[0], stored.Header["Location"][0] = 'Y', "changed"
 	return replay(ctx, s, key("k"), response())
+}
+
+// The same request asks again and again while it runs: none of these may be taken
+// for the recovery of an abandoned claim.
+func caseLive(ctx context.Context, s idempotency.Store, clock *Clock) error {
+	c, err := take(ctx, s, key("k"))
+	if err != nil {
+		return err
+	}
+	for range 9 {
+		clock.Add(ttl / 10)
+		_, _, err := s.Claim(ctx, key("k"), ttl)
+		if err := wantErr("claim a live key again", err, idempotency.ErrInProgress); err != nil {
+			return err
+		}
+	}
+	if err := s.Complete(ctx, c, response()); err != nil {
+		return fmt.Errorf("complete a claim that others asked for: %w", err)
+	}
+	return replay(ctx, s, key("k"), response())
+}
+
+func caseOthers(ctx context.Context, s idempotency.Store, _ *Clock) error {
+	for i := range 50 {
+		if _, err := take(ctx, s, key(fmt.Sprint("k", i))); err != nil {
+			return fmt.Errorf("key %d beside running ones: %w", i, err)
+		}
+	}
+	return nil
 }
 
 func caseContended(ctx context.Context, s idempotency.Store, _ *Clock) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,8 +41,63 @@ type (
 		idempotency.Store
 		clock *Clock
 	}
-	unscoped struct{ idempotency.Store }
+	unscoped  struct{ idempotency.Store }
+	reclaims  struct{ *withClaims }
+	exposes   struct{ idempotency.Store }
+	renewsAny struct{ idempotency.Store }
+	aliases   struct {
+		idempotency.Store
+		last **idempotency.Response
+	}
 )
+
+// withClaims remembers who has what.
+type withClaims struct {
+	idempotency.Store
+	mu     sync.Mutex
+	claims map[string]idempotency.Claim
+}
+
+// A live claim of the same request is taken for an orphan of a crashed one.
+func (s reclaims) Claim(ctx context.Context, k idempotency.Key, ttl time.Duration) (idempotency.Claim, *idempotency.Response, error) {
+	c, r, err := s.Store.Claim(ctx, k, ttl)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(err, idempotency.ErrInProgress) {
+		return s.claims[k.Value], nil, nil
+	}
+	if err == nil && r == nil {
+		s.claims[k.Value] = c
+	}
+	return c, r, err
+}
+
+// errUnique is what a driver says of a second row with one key.
+var errUnique = errors.New("UNIQUE constraint failed: keys.key (2067)")
+
+func (s exposes) Claim(ctx context.Context, k idempotency.Key, ttl time.Duration) (idempotency.Claim, *idempotency.Response, error) {
+	c, r, err := s.Store.Claim(ctx, k, ttl)
+	if errors.Is(err, idempotency.ErrInProgress) {
+		err = errUnique
+	}
+	return c, r, err
+}
+
+// Whoever renews or releases is believed.
+func (renewsAny) Renew(context.Context, idempotency.Claim, time.Duration) error { return nil }
+
+func (s aliases) Complete(ctx context.Context, c idempotency.Claim, r idempotency.Response) error {
+	*s.last = &r
+	return s.Store.Complete(ctx, c, r)
+}
+
+func (s aliases) Claim(ctx context.Context, k idempotency.Key, ttl time.Duration) (idempotency.Claim, *idempotency.Response, error) {
+	c, r, err := s.Store.Claim(ctx, k, ttl)
+	if r != nil {
+		r = *s.last
+	}
+	return c, r, err
+}
 
 func (s noFingerprint) Claim(ctx context.Context, k idempotency.Key, ttl time.Duration) (idempotency.Claim, *idempotency.Response, error) {
 	k.Fingerprint = []byte("any")
@@ -65,7 +121,7 @@ func (s neverExpires) Claim(ctx context.Context, k idempotency.Key, _ time.Durat
 	return s.Store.Claim(ctx, k, 1<<50)
 }
 
-// A claim is live as long as its age is at most the lease, not below it.
+// No time left reads as no lease set: at exactly its end the claim is held for ever.
 func (s zeroIsUnset) Claim(ctx context.Context, k idempotency.Key, ttl time.Duration) (idempotency.Claim, *idempotency.Response, error) {
 	return s.Store.Claim(ctx, k, ttl+time.Nanosecond)
 }
@@ -88,7 +144,15 @@ func TestBrokenStoresFail(t *testing.T) {
 		}, "refuses the former holder"},
 		"never expires": {func(s idempotency.Store, _ *Clock) idempotency.Store { return neverExpires{s} }, "takes over an abandoned claim"},
 		"zero is unset": {func(s idempotency.Store, clock *Clock) idempotency.Store { return zeroIsUnset{s, clock} }, "takes over an abandoned claim"},
-		"unscoped":      {func(s idempotency.Store, _ *Clock) idempotency.Store { return unscoped{s} }, "keeps scopes and operations apart"},
+		"reclaims a live record": {func(s idempotency.Store, _ *Clock) idempotency.Store {
+			return reclaims{&withClaims{Store: s, claims: map[string]idempotency.Claim{}}}
+		}, "keeps a live claim of the same request"},
+		"surfaces a unique violation": {func(s idempotency.Store, _ *Clock) idempotency.Store { return exposes{s} }, "gives a contended key to one"},
+		"renews for anybody":          {func(s idempotency.Store, _ *Clock) idempotency.Store { return renewsAny{s} }, "refuses the former holder"},
+		"keeps the caller's slices": {func(s idempotency.Store, _ *Clock) idempotency.Store {
+			return aliases{s, new(*idempotency.Response)}
+		}, "keeps its copy apart"},
+		"unscoped": {func(s idempotency.Store, _ *Clock) idempotency.Store { return unscoped{s} }, "keeps scopes and operations apart"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var failed []string
@@ -122,6 +186,82 @@ func (s txNoFingerprint) Begin(ctx context.Context, tx sqldb.Tx, k idempotency.K
 	return r, err
 }
 
+// txDetached stores the result beside the transaction, where a rollback does not
+// reach it.
+type txDetached struct {
+	idempotency.TxStore
+	mu     *sync.Mutex
+	stored map[string]*idempotency.Response
+}
+
+func (s txDetached) Begin(ctx context.Context, tx sqldb.Tx, k idempotency.Key) (*idempotency.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.stored[k.Scope+k.Operation+k.Value]; r != nil {
+		return r, nil
+	}
+	return s.TxStore.Begin(ctx, tx, k)
+}
+
+func (s txDetached) Complete(_ context.Context, _ sqldb.Execer, k idempotency.Key, r idempotency.Response) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stored[k.Scope+k.Operation+k.Value] = &r
+	return nil
+}
+
+func (s txDetached) Peek(_ context.Context, _ *sqldb.DB, k idempotency.Key) (*idempotency.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stored[k.Scope+k.Operation+k.Value], nil
+}
+
+type txUnscoped struct{ idempotency.TxStore }
+
+func (s txUnscoped) Begin(ctx context.Context, tx sqldb.Tx, k idempotency.Key) (*idempotency.Response, error) {
+	return s.TxStore.Begin(ctx, tx, everybody(k))
+}
+
+func (s txUnscoped) Complete(ctx context.Context, tx sqldb.Execer, k idempotency.Key, r idempotency.Response) error {
+	return s.TxStore.Complete(ctx, tx, everybody(k), r)
+}
+
+func (s txUnscoped) Peek(ctx context.Context, db *sqldb.DB, k idempotency.Key) (*idempotency.Response, error) {
+	return s.TxStore.Peek(ctx, db, everybody(k))
+}
+
+func everybody(k idempotency.Key) idempotency.Key {
+	if k.Scope != "" {
+		k.Scope = "everybody"
+	}
+	return k
+}
+
+// txBlind never looks, so that the second insert violates the primary key.
+type txBlind struct{ idempotency.TxStore }
+
+func (txBlind) Begin(_ context.Context, _ sqldb.Tx, k idempotency.Key) (*idempotency.Response, error) {
+	return nil, k.Validate()
+}
+
+func (s txBlind) Complete(ctx context.Context, tx sqldb.Execer, k idempotency.Key, r idempotency.Response) error {
+	err := s.TxStore.Complete(ctx, tx, k, r)
+	if errors.Is(err, idempotency.ErrInProgress) {
+		return errUnique
+	}
+	return err
+}
+
+// txForever keeps results beyond their time.
+type txForever struct {
+	idempotency.TxStore
+	early idempotency.TxStore // the same tables at an earlier time
+}
+
+func (s txForever) Begin(ctx context.Context, tx sqldb.Tx, k idempotency.Key) (*idempotency.Response, error) {
+	return s.early.Begin(ctx, tx, k)
+}
+
 func TestBrokenTxStoresFail(t *testing.T) {
 	for name, c := range map[string]struct {
 		broken func(idempotency.TxStore) idempotency.TxStore
@@ -129,6 +269,18 @@ func TestBrokenTxStoresFail(t *testing.T) {
 	}{
 		"stores nothing": {func(s idempotency.TxStore) idempotency.TxStore { return txForgets{s} }, "lets one of a hundred duplicates act"},
 		"no fingerprint": {func(s idempotency.TxStore) idempotency.TxStore { return txNoFingerprint{s} }, "refuses another request"},
+		"stores beside the transaction": {func(s idempotency.TxStore) idempotency.TxStore {
+			return txDetached{s, new(sync.Mutex), map[string]*idempotency.Response{}}
+		}, "frees the key when the effect rolls back"},
+		"unscoped":                    {func(s idempotency.TxStore) idempotency.TxStore { return txUnscoped{s} }, "keeps scopes and operations apart"},
+		"surfaces a unique violation": {func(s idempotency.TxStore) idempotency.TxStore { return txBlind{s} }, "lets one of a hundred duplicates act"},
+		"keeps results for ever": {func(s idempotency.TxStore) idempotency.TxStore {
+			early, err := sqlidempotency.New(sqldb.SQLite, &sqlidempotency.Config{TTL: time.Hour, Now: NewClock().Now})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return txForever{s, early}
+		}, "forgets what has expired"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var failed []string
