@@ -323,7 +323,7 @@ func (p *Pipeline) guarded(ctx context.Context, call Call, deadline time.Time, f
 	}
 	// One timer serves both bounds.
 	if p.deadline.Attempt > 0 {
-		if d := p.attemptStart(call).Add(p.deadline.Attempt); d.Before(deadline) {
+		if d := p.attemptStart(call.begun).Add(p.deadline.Attempt); d.Before(deadline) {
 			deadline = d
 		}
 	}
@@ -336,9 +336,9 @@ func (p *Pipeline) guarded(ctx context.Context, call Call, deadline time.Time, f
 // attemptStart is when the time of an attempt begins, now that it has its
 // permit. The first one's has begun with the call where no permit is waited for:
 // reading the clock costs as much as the bulkhead.
-func (p *Pipeline) attemptStart(call Call) time.Time {
-	if call.begun.IsZero() || p.bulkhead != nil && p.bulkhead.cfg.MaxQueue > 0 {
+func (p *Pipeline) attemptStart(begun time.Time) time.Time {
+	if begun.IsZero() || p.bulkhead != nil && p.bulkhead.cfg.MaxQueue > 0 {
 		return time.Now()
 	}
-	return call.begun
+	return begun
 }

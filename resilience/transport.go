@@ -60,8 +60,8 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
-	r := &roundTrip{base: t.base, p: p, req: req, replayable: replayable(req)}
-	r.call = Call{
+	r := &roundTrip{t: t, p: p, req: req, replayable: replayable(req)}
+	call := Call{
 		Idempotent: r.replayable && idempotentRequest(req),
 		OwnTimeout: true,
 		Endpoint:   t.destinations.httpEndpoint(req),
@@ -69,11 +69,12 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if p.hedge == nil {
 		if p.deadline.Total > 0 {
-			r.call.begun = time.Now()
+			r.begun = time.Now()
+			call.begun = r.begun
 		}
-		err = p.call(req.Context(), r.call, r.attempt)
+		err = p.call(req.Context(), call, r.attempt)
 	} else {
-		err = p.Call(req.Context(), r.call, r.attempt)
+		err = p.Call(req.Context(), call, r.attempt)
 	}
 	a, sent := r.settle()
 	if !sent {
@@ -91,18 +92,18 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // roundTrip is one request with all its attempts, which overlap if hedged.
 type roundTrip struct {
-	base       http.RoundTripper
-	p          *Pipeline
-	req        *http.Request
-	call       Call
-	replayable bool
+	t     *transport
+	p     *Pipeline
+	req   *http.Request
+	begun time.Time // zero: hedged, or without deadlines
 
-	mu    sync.Mutex
-	sent  int            // attempts begun
-	first httpAttempt    // usually the only one
-	more  []*httpAttempt // the others
-	kept  *httpAttempt   // the one whose response is the call's, as things stand
-	over  bool           // the call has returned: what comes now is nobody's
+	mu         sync.Mutex
+	sent       int32        // attempts begun
+	over       bool         // the call has returned: what comes now is nobody's
+	replayable bool         // set at the start
+	kept       *httpAttempt // the one whose response is the call's, as things stand
+	first      httpAttempt  // usually the only one
+	more       []*httpAttempt
 }
 
 // httpAttempt is one attempt: its context, which lives until the body of its
@@ -124,7 +125,7 @@ func (r *roundTrip) attempt(ctx context.Context) error {
 	if err != nil {
 		return Permanent(err)
 	}
-	resp, err := a.send(r.base, out)
+	resp, err := a.send(r.t.base, out)
 	inTime, watched := a.Stop()
 	if err != nil {
 		a.Cancel()
@@ -173,7 +174,7 @@ func (r *roundTrip) begin() (a *httpAttempt, n int) {
 		return nil, 0
 	}
 	r.sent++
-	n, a = r.sent, &r.first
+	n, a = int(r.sent), &r.first
 	if n > 1 {
 		a = new(httpAttempt)
 		r.more = append(r.more, a)
@@ -230,7 +231,7 @@ func (r *roundTrip) bound(ctx context.Context, n int) time.Time {
 		return time.Time{}
 	}
 	if n == 1 {
-		return r.p.attemptStart(r.call).Add(d)
+		return r.p.attemptStart(r.begun).Add(d)
 	}
 	end := time.Now().Add(d)
 	if total, ok := ctx.Value(totalKey{}).(time.Time); ok && total.Before(end) {

@@ -20,18 +20,17 @@ import (
 // contexts derived from it register with that one directly, so none costs a
 // goroutine.
 type Context struct {
-	parent   context.Context
-	deadline time.Time // what Deadline answers
-	own      bool      // it is not the parent's
-	end      time.Time // of InitTimeout
+	parent context.Context
+	bound  time.Time // zero: none
 
-	made  atomic.Bool // the fields below are set for good
 	mu    sync.Mutex
-	ctx   context.Context
+	ctx   context.Context    // set for good once made
 	stop  context.CancelFunc // nil: nobody watched until Stop
 	timer *time.Timer
-	over  bool
+	made  atomic.Bool
 	fired atomic.Bool
+	over  bool
+	soft  bool // the bound is InitTimeout's
 }
 
 var _ context.Context = (*Context)(nil)
@@ -39,9 +38,9 @@ var _ context.Context = (*Context)(nil)
 // Init makes c what context.WithDeadline(parent, d) would be; without a d, what
 // context.WithCancel would be.
 func (c *Context) Init(parent context.Context, d time.Time) {
-	c.parent, c.deadline, c.own = parent, d, !d.IsZero()
-	if before, ok := parent.Deadline(); ok && (!c.own || !d.Before(before)) {
-		c.deadline, c.own = before, false
+	c.parent = parent
+	if before, ok := parent.Deadline(); !ok || d.Before(before) {
+		c.bound = d
 	}
 }
 
@@ -49,12 +48,16 @@ func (c *Context) Init(parent context.Context, d time.Time) {
 // comes first: a bound that ends before the context does. It shows in
 // [Context.TimedOut], not in Deadline. A zero end is no bound.
 func (c *Context) InitTimeout(parent context.Context, end time.Time) {
-	c.parent, c.end = parent, end
-	c.deadline, _ = parent.Deadline()
+	c.parent, c.bound, c.soft = parent, end, true
 }
 
 // Deadline is that of Init or the parent's, whichever comes first.
-func (c *Context) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+func (c *Context) Deadline() (time.Time, bool) {
+	if c.soft || c.bound.IsZero() {
+		return c.parent.Deadline()
+	}
+	return c.bound, true
+}
 
 // Done begins to watch.
 func (c *Context) Done() <-chan struct{} { return c.watch().Done() }
@@ -62,7 +65,7 @@ func (c *Context) Done() <-chan struct{} { return c.watch().Done() }
 // Err is that of package context's. It begins to watch only where a timer must
 // run for the answer to be true to InitTimeout.
 func (c *Context) Err() error {
-	if c.made.Load() || !c.end.IsZero() {
+	if c.made.Load() || c.soft {
 		return c.watch().Err()
 	}
 	c.mu.Lock()
@@ -74,7 +77,7 @@ func (c *Context) Err() error {
 	if err := c.parent.Err(); err != nil {
 		return err
 	}
-	if c.own && time.Until(c.deadline) <= 0 {
+	if !c.bound.IsZero() && time.Until(c.bound) <= 0 {
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -98,15 +101,15 @@ func (c *Context) watch() context.Context {
 	if c.made.Load() {
 		return c.ctx
 	}
-	if c.own {
-		c.ctx, c.stop = context.WithDeadline(c.parent, c.deadline)
+	if !c.soft && !c.bound.IsZero() {
+		c.ctx, c.stop = context.WithDeadline(c.parent, c.bound)
 	} else {
 		c.ctx, c.stop = context.WithCancel(c.parent)
 	}
 	if c.over {
 		c.stop()
-	} else if !c.end.IsZero() {
-		c.timer = time.AfterFunc(time.Until(c.end), c.fire)
+	} else if c.soft && !c.bound.IsZero() {
+		c.timer = time.AfterFunc(time.Until(c.bound), c.fire)
 	}
 	c.made.Store(true)
 	return c.ctx
