@@ -30,6 +30,9 @@ type MiddlewareConfig struct {
 	// Reject writes the response of a refused request, whose status and
 	// Retry-After header are given. Defaults to a line of plain text.
 	Reject func(w http.ResponseWriter, r *http.Request, status int, err error)
+	// Hooks observe the refusals of Ceiling and Limiter, by Rejected under the name
+	// that each was given. The Shedder has hooks of its own.
+	Hooks *Hooks
 }
 
 // Middleware protects a handler: ceiling, rate limit, deadline, then shedding.
@@ -110,6 +113,9 @@ func (c *MiddlewareConfig) reject(w http.ResponseWriter, r *http.Request, err er
 	status := HTTPStatus(err)
 	var rej *Rejection
 	if errors.As(err, &rej) {
+		if rej.Policy != "shedder" {
+			c.Hooks.rejected(r.Context(), rej.Name, rej)
+		}
 		w.Header().Set("Retry-After", retryAfterSeconds(rej.After))
 	}
 	c.Reject(w, r, status, err)

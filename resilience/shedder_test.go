@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -202,6 +203,36 @@ func TestShedderFindsTheLimit(t *testing.T) {
 			t.Fatalf("limit %d calm, %d under five times the load: it did not come down", calm.Limit, loaded.Limit)
 		}
 	})
+}
+
+func TestMiddlewareHooks(t *testing.T) {
+	limiter, err := NewKeyedLimiter("api", &KeyedLimiterConfig{Limit: LimiterConfig{PerSecond: 0.001, Burst: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ceiling := mustBulkhead(t, &BulkheadConfig{MaxConcurrent: 1})
+	var seen []string
+	guard, err := Middleware(&MiddlewareConfig{
+		Ceiling: ceiling, Limiter: limiter, Key: func(*http.Request) string { return "ada" },
+		Hooks: &Hooks{Rejected: func(_ context.Context, name string, r *Rejection) { seen = append(seen, name+" "+r.Policy) }},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	get := func() int {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		return w.Code
+	}
+	codes := []int{get(), get()}
+	if err := ceiling.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	codes = append(codes, get())
+	if !slices.Equal(codes, []int{200, 429, 503}) || !slices.Equal(seen, []string{"api limiter", "db bulkhead"}) {
+		t.Fatalf("answers %v, hook saw %v", codes, seen)
+	}
 }
 
 func TestMiddleware(t *testing.T) {
