@@ -108,7 +108,7 @@ func (c Consumer) Exchanges(t testing.TB, all []Exchange, call func(ctx context.
 	doc, mismatches, err := engine.Mock(c.Name, c.Provider, expected, func(url string) error {
 		m := Mock{URL: url}
 		if len(calls) > 0 {
-			stop, err := c.serve(&m, types, calls)
+			stop, err := c.serve(ctx, &m, types, calls)
 			if err != nil {
 				return err
 			}
@@ -123,8 +123,8 @@ func (c Consumer) Exchanges(t testing.TB, all []Exchange, call func(ctx context.
 }
 
 // serve starts the gRPC side of the mock.
-func (c Consumer) serve(m *Mock, types bridge.Types, calls map[string]bridge.Call) (stop func(), err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func (c Consumer) serve(ctx context.Context, m *Mock, types bridge.Types, calls map[string]bridge.Call) (stop func(), err error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("contracttest: %w", err)
 	}

@@ -1,8 +1,8 @@
 package contracttest
 
 import (
+	"bytes"
 	"encoding/json"
-	"fmt"
 	"slices"
 
 	"github.com/napkin-kit/napkin/contracttest/match"
@@ -84,5 +84,5 @@ func tidy(doc map[string]any) {
 func same(a, b any) bool {
 	x, _ := json.Marshal(a) // was JSON
 	y, _ := json.Marshal(b)
-	return fmt.Sprintf("%s", x) == fmt.Sprintf("%s", y)
+	return bytes.Equal(x, y)
 }

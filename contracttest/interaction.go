@@ -262,11 +262,11 @@ func (e GRPC) stream(types bridge.Types, of protoreflect.MessageDescriptor) (mat
 		}
 		body["messages"] = all
 	default:
-		return nil, fmt.Errorf("Stream is a %T; it is a match.Array of messages, or a matcher of one", stream)
+		return nil, fmt.Errorf("the Stream is a %T; it is a match.Array of messages, or a matcher of one", stream)
 	}
 	for i, v := range e.messages() {
 		if err := known(types, of, message(v)); err != nil {
-			return nil, fmt.Errorf("Stream[%d]: %w", i, err)
+			return nil, fmt.Errorf("message %d of the Stream: %w", i, err)
 		}
 	}
 	switch {

@@ -42,7 +42,7 @@ type server struct {
 	run *run
 }
 
-func serve(p Provider) (*server, error) {
+func serve(ctx context.Context, p Provider) (*server, error) {
 	s := &server{p: p, types: bridge.NewTypes(p.Types), rest: p.REST, done: make(chan struct{})}
 	if p.URL != "" {
 		u, err := url.Parse(p.URL)
@@ -55,7 +55,7 @@ func serve(p Provider) (*server, error) {
 	if p.GRPC != nil {
 		s.grpc = bridge.Handler(p.GRPC, s.types)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("contracttest: %w", err)
 	}

@@ -152,7 +152,7 @@ func newVerifier(ctx context.Context, p Provider) (*verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("contracttest: %w", err)
 	}
-	s, err := serve(p)
+	s, err := serve(ctx, p)
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err
@@ -190,7 +190,7 @@ func (v *verifier) interaction(ctx context.Context, c pact.Pact, i pact.Interact
 	case len(own) > 0: // why the core saw what it saw
 		r.Problems = own
 	case len(problems) > 0:
-		r.Problems = append(problems, run.answer()...)
+		r.Problems = slices.Concat(problems, run.answer())
 	}
 	return r
 }

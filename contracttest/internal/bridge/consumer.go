@@ -54,29 +54,36 @@ func (s *server) handle(_ any, stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(in); err != nil {
 		return err
 	}
-	resp, body, err := s.exchange(stream.Context(), full, in)
+	resp, err := s.exchange(stream.Context(), full, in)
 	if err != nil {
 		return status.FromContextError(err).Err()
 	}
-	header, trailer := fromHeader(resp.Header)
+	header, trailer := fromHeader(resp.header)
 	if err := stream.SetHeader(header); err != nil {
 		return err
 	}
 	stream.SetTrailer(trailer)
 	if method.IsStreamingServer() {
-		return s.stream(stream, method, full, resp, body)
+		return s.stream(stream, method, full, resp)
 	}
-	return s.unary(stream, method, resp, body)
+	return s.unary(stream, method, resp)
 }
 
-func (s *server) exchange(ctx context.Context, full string, in proto.Message) (*http.Response, []byte, error) {
+// answered is what the mock provider answered.
+type answered struct {
+	code   int
+	header http.Header
+	body   []byte
+}
+
+func (s *server) exchange(ctx context.Context, full string, in proto.Message) (*answered, error) {
 	raw, err := s.types.Sent(in)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+full, bytes.NewReader(raw))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		toHeader(req.Header, "", md)
@@ -96,30 +103,30 @@ func (s *server) exchange(ctx context.Context, full string, in proto.Message) (*
 	}
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	return resp, body, err
+	return &answered{resp.StatusCode, resp.Header, body}, err
 }
 
-func (s *server) unary(stream grpc.ServerStream, method protoreflect.MethodDescriptor, resp *http.Response, body []byte) error {
-	if resp.StatusCode != http.StatusOK {
-		return s.refused(resp, body)
+func (s *server) unary(stream grpc.ServerStream, method protoreflect.MethodDescriptor, resp *answered) error {
+	if resp.code != http.StatusOK {
+		return s.refused(resp)
 	}
 	out := dynamicpb.NewMessage(method.Output())
-	if err := s.types.Read(body, out); err != nil {
+	if err := s.types.Read(resp.body, out); err != nil {
 		return notInContract("the contract's response is no %s: %v", method.Output().FullName(), err)
 	}
 	return stream.SendMsg(out)
 }
 
-func (s *server) stream(stream grpc.ServerStream, method protoreflect.MethodDescriptor, full string, resp *http.Response, body []byte) error {
-	if resp.StatusCode != http.StatusOK {
-		return s.refused(resp, body)
+func (s *server) stream(stream grpc.ServerStream, method protoreflect.MethodDescriptor, full string, resp *answered) error {
+	if resp.code != http.StatusOK {
+		return s.refused(resp)
 	}
 	var all Stream
-	if err := json.Unmarshal(body, &all); err != nil {
+	if err := json.Unmarshal(resp.body, &all); err != nil {
 		return notInContract("the contract's response is no stream: %v", err)
 	}
 	for _, raw := range all.Messages {
@@ -143,15 +150,15 @@ func (s *server) stream(stream grpc.ServerStream, method protoreflect.MethodDesc
 
 // refused is the contract's error, or the mock provider's own, which has no code:
 // it knew no such exchange.
-func (s *server) refused(resp *http.Response, body []byte) error {
+func (s *server) refused(resp *answered) error {
 	var st Status
-	if err := json.Unmarshal(body, &st); err != nil || st.Code == "" {
-		return notInContract("the contract has no such call: the mock provider answered %s %s", resp.Status, body)
+	if err := json.Unmarshal(resp.body, &st); err != nil || st.Code == "" {
+		return notInContract("the contract has no such call: the mock provider answered %d %s", resp.code, resp.body)
 	}
 	if err := s.types.err(&st); err != nil {
 		return err
 	}
-	return notInContract("the mock provider answered %s with the code OK", resp.Status)
+	return notInContract("the mock provider answered %d with the code OK", resp.code)
 }
 
 // notInContract is INTERNAL, which no client tries again.
