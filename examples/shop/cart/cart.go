@@ -15,6 +15,7 @@ import (
 	"github.com/napkin-kit/napkin/examples/shop/cart/internal/domain"
 	"github.com/napkin-kit/napkin/examples/shop/cart/internal/store"
 	"github.com/napkin-kit/napkin/examples/shop/cart/internal/transport"
+	"github.com/napkin-kit/napkin/examples/shop/internal/letters"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/events/inbox"
@@ -54,6 +55,7 @@ func Policy(td spiffeid.TrustDomain) (*authn.Policy, error) {
 	customer := []string{"shop"}
 	return authn.NewPolicy(
 		authn.Rule{Method: "/shop.cart.v1.CartService/*", From: []spiffeid.ID{gateway}, User: authn.UserRequired, Scopes: customer},
+		letters.Rule(gateway),
 		authn.Rule{Method: cartv1.CartService_Quote_FullMethodName, From: []spiffeid.ID{order}, User: authn.UserRequired, Scopes: customer},
 	)
 }
@@ -85,6 +87,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	consumer.Handle(transport.OrderTopic, transport.OrderCreatedType, transport.OrderCreated(st, time.Now))
 
+	letters.Register(svc, cfg.DB, svc.Logger())
 	cartv1.RegisterCartServiceServer(svc, transport.NewServer(domain.New(st, transport.NewCatalog(catalog), time.Now)))
 	svc.Ready("database", cfg.DB.Ping)
 	svc.Go("orders", consumer.Run)

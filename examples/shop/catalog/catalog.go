@@ -20,6 +20,7 @@ import (
 	"github.com/napkin-kit/napkin/examples/shop/catalog/internal/seed"
 	"github.com/napkin-kit/napkin/examples/shop/catalog/internal/store"
 	"github.com/napkin-kit/napkin/examples/shop/catalog/internal/transport"
+	"github.com/napkin-kit/napkin/examples/shop/internal/letters"
 	"github.com/napkin-kit/napkin/kit"
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/events/inbox"
@@ -62,6 +63,7 @@ func Policy(td spiffeid.TrustDomain) (*authn.Policy, error) {
 	}
 	admin := []string{"shop:admin"}
 	return authn.NewPolicy(
+		letters.Rule(gateway),
 		authn.Rule{Method: catalogv1.CatalogService_ListProducts_FullMethodName, From: []spiffeid.ID{gateway}, User: authn.NoUser},
 		authn.Rule{Method: catalogv1.CatalogService_GetProduct_FullMethodName, From: []spiffeid.ID{gateway}, User: authn.NoUser},
 		authn.Rule{Method: catalogv1.CatalogService_BatchGetProducts_FullMethodName, From: []spiffeid.ID{gateway, cart}, User: authn.NoUser},
@@ -133,6 +135,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	consumer.Handle(transport.StockTopic, transport.StockType, transport.StockLevelChanged(st, svc.Logger()))
 
+	letters.Register(svc, cfg.DB, svc.Logger())
 	catalogv1.RegisterCatalogServiceServer(svc, transport.NewServer(catalog))
 	svc.HTTP().Handle("GET /images/{file}", transport.Images(catalog))
 	svc.Ready("database", cfg.DB.Ping)

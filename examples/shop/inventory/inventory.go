@@ -17,6 +17,7 @@ import (
 
 	"github.com/napkin-kit/napkin/authn"
 	inventoryv1 "github.com/napkin-kit/napkin/examples/shop/api/inventory/v1"
+	"github.com/napkin-kit/napkin/examples/shop/internal/letters"
 	"github.com/napkin-kit/napkin/examples/shop/inventory/internal/store"
 	"github.com/napkin-kit/napkin/examples/shop/inventory/internal/transport"
 	"github.com/napkin-kit/napkin/kit"
@@ -61,6 +62,7 @@ func Policy(td spiffeid.TrustDomain) (*authn.Policy, error) {
 		return authn.Rule{Method: method, From: []spiffeid.ID{gateway}, User: authn.UserRequired, Scopes: []string{"shop:admin"}}
 	}
 	return authn.NewPolicy(
+		letters.Rule(gateway),
 		rule(inventoryv1.InventoryService_AdjustStock_FullMethodName),
 		rule(inventoryv1.InventoryService_ListStock_FullMethodName),
 	)
@@ -114,6 +116,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	handlers.Register(consumer)
 	sweeper := &transport.Sweeper{DB: cfg.DB, Handlers: handlers, Every: cfg.SweepEvery, Logger: svc.Logger()}
 
+	letters.Register(svc, cfg.DB, svc.Logger())
 	inventoryv1.RegisterInventoryServiceServer(svc, transport.NewServer(cfg.DB, handlers))
 	svc.Ready("database", cfg.DB.Ping)
 	svc.Go("outbox relay", relay.Run)

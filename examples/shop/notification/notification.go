@@ -10,6 +10,7 @@ import (
 
 	"github.com/napkin-kit/napkin/authn"
 	notificationv1 "github.com/napkin-kit/napkin/examples/shop/api/notification/v1"
+	"github.com/napkin-kit/napkin/examples/shop/internal/letters"
 	"github.com/napkin-kit/napkin/examples/shop/notification/internal/domain"
 	"github.com/napkin-kit/napkin/examples/shop/notification/internal/store"
 	"github.com/napkin-kit/napkin/examples/shop/notification/internal/transport"
@@ -52,7 +53,7 @@ func Policy(td spiffeid.TrustDomain) (*authn.Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("notification: policy: %w", err)
 	}
-	return authn.NewPolicy(authn.Rule{
+	return authn.NewPolicy(letters.Rule(gateway), authn.Rule{
 		Method: notificationv1.NotificationService_ListNotifications_FullMethodName,
 		From:   []spiffeid.ID{gateway}, User: authn.UserRequired, Scopes: []string{"shop:admin"},
 	})
@@ -98,6 +99,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	transport.Subscribe(consumer, st)
 	worker := transport.NewWorker(st, out, due, cfg.Hooks.point(), svc.Logger())
 
+	letters.Register(svc, cfg.DB, svc.Logger())
 	notificationv1.RegisterNotificationServiceServer(svc, transport.NewServer(st))
 	svc.Ready("database", cfg.DB.Ping)
 	svc.Go("order outcomes", consumer.Run)

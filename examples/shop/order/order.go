@@ -18,6 +18,7 @@ import (
 	cartv1 "github.com/napkin-kit/napkin/examples/shop/api/cart/v1"
 	orderv1 "github.com/napkin-kit/napkin/examples/shop/api/order/v1"
 	paymentv1 "github.com/napkin-kit/napkin/examples/shop/api/payment/v1"
+	"github.com/napkin-kit/napkin/examples/shop/internal/letters"
 	"github.com/napkin-kit/napkin/examples/shop/order/internal/domain"
 	"github.com/napkin-kit/napkin/examples/shop/order/internal/store"
 	"github.com/napkin-kit/napkin/examples/shop/order/internal/transport"
@@ -85,6 +86,7 @@ func Policy(td spiffeid.TrustDomain) (*authn.Policy, error) {
 		return authn.Rule{Method: method, From: []spiffeid.ID{gateway}, User: authn.UserRequired, Scopes: []string{scope}}
 	}
 	return authn.NewPolicy(
+		letters.Rule(gateway),
 		rule(orderv1.OrderService_CreateOrder_FullMethodName, "shop"),
 		rule(orderv1.OrderService_ListOrders_FullMethodName, "shop"),
 		rule(orderv1.OrderService_GetOrder_FullMethodName, "shop"),
@@ -160,6 +162,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	transport.RegisterReplies(consumer, coordinator)
 
 	intake := &transport.Intake{}
+	letters.Register(svc, cfg.DB, svc.Logger())
 	orderv1.RegisterOrderServiceServer(svc, &transport.Server{
 		DB: cfg.DB, Orders: orders, Keys: keys, Sagas: sagas, Checkouts: checkouts,
 		Cart: cartv1.NewCartServiceClient(cart), Payment: paymentv1.NewPaymentServiceClient(payment),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/napkin-kit/napkin/authn"
 	paymentv1 "github.com/napkin-kit/napkin/examples/shop/api/payment/v1"
+	"github.com/napkin-kit/napkin/examples/shop/internal/letters"
 	"github.com/napkin-kit/napkin/examples/shop/payment/internal/domain"
 	"github.com/napkin-kit/napkin/examples/shop/payment/internal/store"
 	"github.com/napkin-kit/napkin/examples/shop/payment/internal/transport"
@@ -81,6 +82,7 @@ func Policy(td spiffeid.TrustDomain) (*authn.Policy, error) {
 		return authn.Rule{Method: method, From: from, User: authn.UserRequired, Scopes: customer}
 	}
 	return authn.NewPolicy(
+		letters.Rule(gateway),
 		rule(paymentv1.PaymentService_CreatePaymentMethod_FullMethodName, gateway),
 		rule(paymentv1.PaymentService_ListPaymentMethods_FullMethodName, gateway),
 		rule(paymentv1.PaymentService_GetPaymentMethod_FullMethodName, order),
@@ -155,6 +157,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	})
 	commands.Register(consumer)
 
+	letters.Register(svc, cfg.DB, svc.Logger())
 	paymentv1.RegisterPaymentServiceServer(svc, transport.NewServer(vault))
 	svc.Ready("database", cfg.DB.Ping)
 	svc.Go("outbox relay", relay.Run)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/napkin-kit/napkin/authn"
 	userv1 "github.com/napkin-kit/napkin/examples/shop/api/user/v1"
+	"github.com/napkin-kit/napkin/examples/shop/internal/letters"
 	"github.com/napkin-kit/napkin/examples/shop/user/internal/domain"
 	"github.com/napkin-kit/napkin/examples/shop/user/internal/store"
 	"github.com/napkin-kit/napkin/examples/shop/user/internal/transport"
@@ -60,6 +61,7 @@ func Policy(td spiffeid.TrustDomain) (*authn.Policy, error) {
 		return nil, fmt.Errorf("user: policy: %w", err)
 	}
 	return authn.NewPolicy(
+		letters.Rule(gateway),
 		authn.Rule{Method: "/shop.user.v1.UserService/*", From: []spiffeid.ID{gateway}, User: authn.UserRequired, Scopes: []string{"shop"}},
 	)
 }
@@ -101,6 +103,7 @@ func New(ctx context.Context, svc *kit.Service, cfg Config) error {
 	}
 	consumer.Handle(transport.AuthTopic, transport.RegisteredType, transport.Registered(st, now))
 
+	letters.Register(svc, cfg.DB, svc.Logger())
 	userv1.RegisterUserServiceServer(svc, transport.NewServer(domain.NewProfiles(st, now)))
 	svc.Ready("database", cfg.DB.Ping)
 	svc.Go("outbox relay", relay.Run)

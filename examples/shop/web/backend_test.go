@@ -2,7 +2,9 @@ package web_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -14,6 +16,7 @@ import (
 	cartv1 "github.com/napkin-kit/napkin/examples/shop/api/cart/v1"
 	catalogv1 "github.com/napkin-kit/napkin/examples/shop/api/catalog/v1"
 	commonv1 "github.com/napkin-kit/napkin/examples/shop/api/common/v1"
+	deadletterv1 "github.com/napkin-kit/napkin/examples/shop/api/deadletter/v1"
 	inventoryv1 "github.com/napkin-kit/napkin/examples/shop/api/inventory/v1"
 	notificationv1 "github.com/napkin-kit/napkin/examples/shop/api/notification/v1"
 	orderv1 "github.com/napkin-kit/napkin/examples/shop/api/order/v1"
@@ -32,6 +35,7 @@ type backend struct {
 	userv1.UnimplementedUserServiceServer
 	inventoryv1.UnimplementedInventoryServiceServer
 	notificationv1.UnimplementedNotificationServiceServer
+	deadletterv1.UnimplementedDeadLetterServiceServer
 
 	mu       sync.Mutex
 	down     error // of the catalogue and of new orders
@@ -45,7 +49,9 @@ type backend struct {
 	stock    int32
 	adjusted int
 	resolved []*orderv1.ResolveSagaRequest
-	confirm  gate // lets orders go through
+	letters  []*deadletterv1.DeadLetter
+	acts     []string // on letters: what, id and reason
+	confirm  gate     // lets orders go through
 }
 
 func newBackend() *backend {
@@ -331,4 +337,31 @@ func (b *backend) ListNotifications(_ context.Context, req *notificationv1.ListN
 	return &notificationv1.ListNotificationsResponse{Notifications: []*notificationv1.Notification{
 		{Id: "ntf_1", OrderId: req.GetOrderId(), Channel: "email", Kind: "order-confirmed", Status: "sent", Subject: "Your order is confirmed", CreatedAt: timestamppb.Now()},
 	}}, nil
+}
+
+func (b *backend) ListDeadLetters(context.Context, *deadletterv1.ListDeadLettersRequest) (*deadletterv1.ListDeadLettersResponse, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return &deadletterv1.ListDeadLettersResponse{DeadLetters: b.letters, Total: int32(len(b.letters))}, nil
+}
+
+func (b *backend) actOnLetter(what string, id int64, reason string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, l := range b.letters {
+		if l.GetId() == id && l.GetState() == "dead" {
+			b.letters = slices.Delete(slices.Clone(b.letters), i, i+1)
+			b.acts = append(b.acts, fmt.Sprintf("%s %d: %s", what, id, reason))
+			return nil
+		}
+	}
+	return problem.New(http.StatusConflict, "not_dead", "The event is no longer there to act on.")
+}
+
+func (b *backend) RedriveDeadLetter(_ context.Context, req *deadletterv1.RedriveDeadLetterRequest) (*deadletterv1.RedriveDeadLetterResponse, error) {
+	return &deadletterv1.RedriveDeadLetterResponse{}, b.actOnLetter("redrive", req.GetId(), req.GetReason())
+}
+
+func (b *backend) DropDeadLetter(_ context.Context, req *deadletterv1.DropDeadLetterRequest) (*deadletterv1.DropDeadLetterResponse, error) {
+	return &deadletterv1.DropDeadLetterResponse{}, b.actOnLetter("drop", req.GetId(), req.GetReason())
 }

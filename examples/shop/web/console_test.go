@@ -2,9 +2,15 @@ package web_test
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	deadletterv1 "github.com/napkin-kit/napkin/examples/shop/api/deadletter/v1"
 )
 
 func (w *world) operator(t *testing.T) *browser {
@@ -76,4 +82,33 @@ func TestConsoleHealth(t *testing.T) {
 	w := open(t)
 	b := w.operator(t)
 	b.get("/health").mustHave(t, 200, "1 of 3 services ready", "the disk is full", "not ready", "no answer", "connection refused")
+}
+
+func TestConsoleDeadLetters(t *testing.T) {
+	w := open(t)
+	b := w.operator(t)
+	b.get("/letters").mustHave(t, 200, "There are none.")
+	at := timestamppb.New(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	w.back.mu.Lock()
+	w.back.letters = []*deadletterv1.DeadLetter{
+		{Id: 7, State: "dead", Topic: "orders", Key: "ord_1", EventId: "e7", Type: "shop.order.v1.OrderConfirmed", Cause: "no <such> customer", Attempts: 2, CreatedAt: at,
+			History: []*deadletterv1.Failure{{At: at, Cause: "the first failure"}, {At: at, Cause: "no <such> customer"}}},
+		{Id: 8, State: "parked", Topic: "orders", Key: "ord_1", EventId: "e8", Type: "shop.order.v1.OrderRefunded", CreatedAt: at},
+	}
+	w.back.mu.Unlock()
+	p := b.get("/letters").mustHave(t, 200, "Cart", "Payment", "no &lt;such&gt; customer", "the first failure", "waits behind another")
+	b.submit(p, "/letters/cart/7", "act", "explode", "reason", "x").mustHave(t, 400, "handled again or dropped")
+	b.submit(p, "/letters/cart/8", "act", "drop", "reason", "x").mustHave(t, 409, "no longer there")
+	b.submit(p, "/letters/cart/7", "act", "redrive", "reason", "the customer is back").mustHave(t, 200, "is handled again")
+	b.submit(p, "/letters/cart/7", "act", "redrive", "reason", "again").mustHave(t, 409, "no longer there")
+	if want := []string{"redrive 7: the customer is back"}; !slices.Equal(w.back.acts, want) {
+		t.Errorf("acts %q, want %q", w.back.acts, want)
+	}
+	// Neither without the form's token nor for a customer.
+	form := p.form(t, "/letters/cart/8")
+	form.Del("csrf")
+	form.Set("act", "drop")
+	form.Set("reason", "x")
+	b.do(b.request("/letters/cart/8", form)).mustHave(t, 403)
+	b.do(b.request("/letters/nobody/8", p.form(t, "/letters/cart/8"))).mustHave(t, 404)
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/napkin-kit/napkin/authn/authntest"
 	cartv1 "github.com/napkin-kit/napkin/examples/shop/api/cart/v1"
 	catalogv1 "github.com/napkin-kit/napkin/examples/shop/api/catalog/v1"
+	deadletterv1 "github.com/napkin-kit/napkin/examples/shop/api/deadletter/v1"
 	inventoryv1 "github.com/napkin-kit/napkin/examples/shop/api/inventory/v1"
 	notificationv1 "github.com/napkin-kit/napkin/examples/shop/api/notification/v1"
 	orderv1 "github.com/napkin-kit/napkin/examples/shop/api/order/v1"
@@ -87,6 +88,7 @@ func open(t *testing.T) *world {
 	userv1.RegisterUserServiceServer(back, w.back)
 	inventoryv1.RegisterInventoryServiceServer(back, w.back)
 	notificationv1.RegisterNotificationServiceServer(back, w.back)
+	deadletterv1.RegisterDeadLetterServiceServer(back, w.back)
 	run(t, back)
 
 	peers := map[string]kit.Peer{"auth": {Addr: signIn.GRPCAddr(), HTTPAddr: signIn.HTTPAddr(), ID: w.ca.ID(t, "auth")}}
@@ -139,7 +141,7 @@ func allow(t *testing.T, from ...spiffeid.ID) *authn.Policy {
 	t.Helper()
 	var rules []authn.Rule
 	if len(from) > 0 {
-		for _, s := range []string{"catalog.v1.Catalog", "cart.v1.Cart", "order.v1.Order", "order.v1.OrderAdmin", "payment.v1.Payment", "user.v1.User", "inventory.v1.Inventory", "notification.v1.Notification"} {
+		for _, s := range []string{"catalog.v1.Catalog", "cart.v1.Cart", "order.v1.Order", "order.v1.OrderAdmin", "payment.v1.Payment", "user.v1.User", "inventory.v1.Inventory", "notification.v1.Notification", "deadletter.v1.DeadLetter"} {
 			rules = append(rules, authn.Rule{Method: "/shop." + s + "Service/*", From: from, User: authn.UserOptional})
 		}
 	}

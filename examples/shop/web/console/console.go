@@ -1,5 +1,5 @@
-// Package console is the operators' site: orders with their sagas, stock, notifications and the health of
-// the services. It has a listener of its own, and every page needs the scope shop:admin.
+// Package console is the operators' site: orders with their sagas, stock, notifications, the events that were
+// given up, and the health of the services. It has a listener of its own, and every page needs the scope shop:admin.
 //
 // What an operator changes goes through the services' own APIs, which check the scope again and keep who
 // did it and why.
@@ -18,6 +18,7 @@ import (
 
 	"github.com/napkin-kit/napkin/authn"
 	catalogv1 "github.com/napkin-kit/napkin/examples/shop/api/catalog/v1"
+	deadletterv1 "github.com/napkin-kit/napkin/examples/shop/api/deadletter/v1"
 	inventoryv1 "github.com/napkin-kit/napkin/examples/shop/api/inventory/v1"
 	notificationv1 "github.com/napkin-kit/napkin/examples/shop/api/notification/v1"
 	orderv1 "github.com/napkin-kit/napkin/examples/shop/api/order/v1"
@@ -60,11 +61,12 @@ type console struct {
 	inventory     inventoryv1.InventoryServiceClient
 	notifications notificationv1.NotificationServiceClient
 	catalog       catalogv1.CatalogServiceClient
-	sent          *idempotency.Memory // forms that were sent
+	letters       map[string]deadletterv1.DeadLetterServiceClient // by service
+	sent          *idempotency.Memory                             // forms that were sent
 }
 
-// New returns the console. svc must have the peers auth (with its HTTP address), order, inventory,
-// notification and catalog. [Serve] serves it.
+// New returns the console. svc must have the peers auth (with its HTTP address) and every service that
+// handles events. [Serve] serves it.
 func New(svc *kit.Service, cfg Config) (http.Handler, error) {
 	if cfg.Verifier == nil {
 		return nil, errors.New("console: Config.Verifier is required")
@@ -89,6 +91,14 @@ func (c *console) connect(svc *kit.Service) error {
 	catalog, err4 := svc.Dial("catalog")
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return err
+	}
+	c.letters = make(map[string]deadletterv1.DeadLetterServiceClient)
+	for _, name := range handling {
+		conn, err := svc.Dial(name)
+		if err != nil {
+			return err
+		}
+		c.letters[name] = deadletterv1.NewDeadLetterServiceClient(conn)
 	}
 	c.orders, c.inventory = orderv1.NewOrderAdminServiceClient(orders), inventoryv1.NewInventoryServiceClient(inventory)
 	c.notifications, c.catalog = notificationv1.NewNotificationServiceClient(notifications), catalogv1.NewCatalogServiceClient(catalog)
@@ -133,6 +143,8 @@ func (c *console) routes() *http.ServeMux {
 	read("GET /stock", c.listStock)
 	act("POST /stock/{id}", c.adjust)
 	read("GET /notifications", c.listNotifications)
+	read("GET /letters", c.listLetters)
+	act("POST /letters/{service}/{id}", c.resolveLetter)
 	read("GET /health", c.showHealth)
 
 	handle("GET /auth/login", c.party.Login)
