@@ -10,6 +10,7 @@
 //	same key, still running                     409 with Retry-After, ErrInProgress
 //	same key, done                              the stored answer, Idempotent-Replayed: true
 //	429, 5xx, panic, client gone before commit  nothing is kept; the key is free again
+//	database away, full or in conflict          503 with Retry-After, ErrUnavailable: a retry with the key finds out
 //	crash                                       what committed is replayed, what did not runs again
 //
 // # Transactional mode
@@ -34,8 +35,20 @@
 //
 // For handlers without a transaction, [ServerConfig].Leased names a [Store]: a
 // claim with a token is kept alive while the handler runs and completed with its
-// response. A handler that crashes after its effect runs again once the lease
-// has expired: that is what transactional mode is for.
+// response. [Leases] does the same for other transports.
+//
+// While its process lives, a handler runs alone for its key, and never again once
+// its answer is stored. A process that dies in the handler leaves a claim that
+// answers 409 until its lease ends; then the next attempt runs. An effect that the
+// dead one had already brought about is then brought about again, unless whoever
+// does it is handed the key: that is what transactional mode is for.
+//
+// The answer is held back until it is stored. A handler that flushes
+// (http.ResponseController) is streamed, and stored when it has ended; so is an
+// answer above [ServerConfig].MaxStoredBody, of which a retry then gets status and
+// headers with "Idempotent-Body: omitted". Where storing fails after the first
+// bytes went out, the connection is cut, so that no client takes for an answer
+// what a retry would not get.
 //
 // # Scope
 //

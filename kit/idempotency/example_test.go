@@ -1,6 +1,7 @@
 package idempotency_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -139,4 +140,73 @@ func ExampleParseKey() {
 	// "8e03978e" false
 	// "8e03978e" false
 	// "" true
+}
+
+// Work that has no transaction to join, on a transport of one's own: it runs once
+// for each key, under a lease.
+func ExampleLeases() {
+	store, err := idempotency.NewMemory(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	leases, err := idempotency.NewLeases(store, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	send := func(text string) {
+		k := idempotency.Key{Value: "mail-7", Scope: "user-1", Operation: "send mail", Fingerprint: idempotency.Fingerprint([]byte(text))}
+		resp, replayed, err := leases.Do(context.Background(), k, func(ctx context.Context) (idempotency.Response, error) {
+			return idempotency.Response{Body: []byte("sent " + text)}, nil // ctx ends where the lease is lost
+		})
+		fmt.Printf("%s replayed=%t reused=%t\n", resp.Body, replayed, errors.Is(err, idempotency.ErrMismatch))
+	}
+	send("hello")
+	send("hello")
+	send("another text")
+	// Output:
+	// sent hello replayed=false reused=false
+	// sent hello replayed=true reused=false
+	//  replayed=false reused=true
+}
+
+// A handler that calls Do itself, in its own transaction.
+func ExampleDo() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "orders")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	db, err := sqlitedb.Open(ctx, filepath.Join(dir, "orders.db"), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+	if err := migrate.Up(ctx, db, sqlidempotency.Set, sqlidempotency.Migrations(db.Dialect)); err != nil {
+		log.Fatal(err)
+	}
+	keys, err := sqlidempotency.New(db.Dialect, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	k := idempotency.Key{Value: "k1", Scope: "user-1", Operation: "place order", Fingerprint: idempotency.Fingerprint([]byte("mug"))}
+	for range 2 {
+		resp, replayed, err := idempotency.Do(ctx, keys, sqldb.Std(db), k, func(ctx context.Context, tx *sql.Tx) (idempotency.Response, error) {
+			return idempotency.Response{Body: []byte("order 1")}, nil // in practice: rows, an event, a saga, all on tx
+		})
+		fmt.Printf("%s replayed=%t %v\n", resp.Body, replayed, err)
+	}
+	// Output:
+	// order 1 replayed=false <nil>
+	// order 1 replayed=true <nil>
+}
+
+// Moving a byte from one part to the next makes another request.
+func ExampleFingerprint() {
+	a := idempotency.Fingerprint([]byte("POST /orders"), []byte("user-1"))
+	b := idempotency.Fingerprint([]byte("POST /orders"), []byte("user-1"))
+	c := idempotency.Fingerprint([]byte("POST /order"), []byte("suser-1"))
+	fmt.Println(bytes.Equal(a, b), bytes.Equal(a, c))
+	// Output:
+	// true false
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/napkin-kit/napkin/kit/idempotency"
 	"github.com/napkin-kit/napkin/kit/idempotency/grpcidempotency"
 	"github.com/napkin-kit/napkin/kit/idempotency/sqlidempotency"
 	"github.com/napkin-kit/napkin/kit/sqldb"
@@ -61,4 +62,56 @@ func ExampleDo() {
 	// Output:
 	// order 1 <nil>
 	// order 1 <nil>
+}
+
+// The leased mode: the interceptor runs a handler that has no transaction once for
+// each key.
+func ExampleUnaryServer() {
+	store, err := idempotency.NewMemory(nil) // or sqlidempotency.NewLeased
+	if err != nil {
+		log.Fatal(err)
+	}
+	leases, err := idempotency.NewLeases(store, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	const method = "/mail.v1.Mail/Send"
+	intercept, err := grpcidempotency.UnaryServer(grpcidempotency.ServerConfig{
+		Rules:  map[string]grpcidempotency.Rule{method: {Required: true}},
+		Scope:  func(ctx context.Context) (string, error) { return "user-1", nil }, // from the principal
+		Leased: leases,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	sent := 0
+	send := func(ctx context.Context, req any) (any, error) {
+		sent++
+		return wrapperspb.String(fmt.Sprint("mail ", sent)), nil
+	}
+	ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs("idempotency-key", "k1"))
+	for range 2 {
+		answer, err := intercept(ctx, wrapperspb.String("hello"), &grpc.UnaryServerInfo{FullMethod: method}, send)
+		fmt.Println(answer.(*wrapperspb.StringValue).GetValue(), err)
+	}
+	// Output:
+	// mail 1 <nil>
+	// mail 1 <nil>
+}
+
+// Each call gets a key of its own, outside of the retries.
+func ExampleUnaryClient() {
+	intercept := grpcidempotency.UnaryClient(grpcidempotency.ClientConfig{
+		Generate: func(method string) bool { return method == "/orders.v1.Orders/Create" },
+	})
+	attempts := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, opts ...grpc.CallOption) error {
+		md, _ := metadata.FromOutgoingContext(ctx)
+		fmt.Println(len(md.Get(grpcidempotency.MetadataKey)), "key")
+		return nil
+	}
+	if err := intercept(context.Background(), "/orders.v1.Orders/Create", nil, nil, nil, attempts); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 1 key
 }
