@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	shop "github.com/napkin-kit/napkin/examples/shop"
+	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
 )
 
 // TestBrowser buys something as a person would, in a real browser, with keyboard and mouse, on a phone's
@@ -22,7 +23,8 @@ func TestBrowser(t *testing.T) {
 		t.Skip("a browser; make test-e2e runs it")
 	}
 	chromium := findChromium(t)
-	store, tg := openStore(t, shop.Options{Logs: logFile(t)})
+	data := t.TempDir()
+	store, tg := openStore(t, shop.Options{Logs: logFile(t), Data: data})
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(chromium), chromedp.UserDataDir(t.TempDir()), chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
@@ -97,8 +99,41 @@ func TestBrowser(t *testing.T) {
 		b.do(page, chromedp.Navigate(store.ConsoleURL()+"/"+page), chromedp.WaitVisible("main h1"))
 		b.see("console-" + page)
 	}
+	deadLetter(t, data)
+	b.do("dead letters", chromedp.Navigate(store.ConsoleURL()+"/letters"), chromedp.WaitVisible("#cart-1 details"))
+	b.do("the history", chromedp.Click("#cart-1 summary"), chromedp.WaitVisible("#cart-1 ol"))
+	if page := b.text("main"); !strings.Contains(page, "a first failure") || !strings.Contains(page, "waits behind another") {
+		t.Errorf("the page of dead letters:\n%.600s", page)
+	}
+	b.do("open the form", chromedp.Click("#cart-1 td:last-child summary"), chromedp.WaitVisible("#reason-cart-1"))
+	b.see("console-letters")
+	b.do("drop it", chromedp.SendKeys("#reason-cart-1", "made up"), chromedp.Click(`#cart-1 button[value="drop"]`), chromedp.WaitVisible(".notice[role=status]"))
+	b.see("console-letters-dropped")
+	b.do("health", chromedp.Navigate(store.ConsoleURL()+"/health"), chromedp.WaitVisible("main h1"))
 	if health := b.text("main"); !strings.Contains(health, "9 of 9") {
 		t.Errorf("the health page:\n%.600s", health)
+	}
+}
+
+// deadLetter makes up an event that the cart service gave up, and one behind it.
+func deadLetter(t *testing.T, data string) {
+	t.Helper()
+	db, err := sqlitedb.Open(t.Context(), filepath.Join(data, "db", "cart.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, q := range []string{
+		`INSERT INTO napkin_parked_key (consumer, topic, key, draining, since) VALUES ('cart', 'products', 'prod_made_up', 0, 1)`,
+		`INSERT INTO napkin_dead_letter (id, consumer, topic, key, event_id, attributes, data, state, cause, attempts, created, resolved, history)
+			VALUES (1, 'cart', 'products', 'prod_made_up', 'e1', '{"specversion":"1.0","type":"shop.catalog.v1.ProductUpdated"}', '', 'dead', 'there is no such product', 2, 1790000000000000, 0,
+			'[{"at":"2026-09-21T13:13:00Z","cause":"a first failure"},{"at":"2026-09-21T13:13:20Z","cause":"there is no such product"}]')`,
+		`INSERT INTO napkin_dead_letter (id, consumer, topic, key, event_id, attributes, data, state, cause, attempts, created, resolved)
+			VALUES (2, 'cart', 'products', 'prod_made_up', 'e2', '{"specversion":"1.0","type":"shop.catalog.v1.ProductUpdated"}', '', 'parked', '', 0, 1790000060000000, 0)`,
+	} {
+		if _, err := db.Write.ExecContext(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
