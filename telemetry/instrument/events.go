@@ -54,7 +54,7 @@ func (i *Instruments) Relay() outbox.RelayHooks {
 		PublishFailed: func(ctx context.Context, e events.Event, _ error) {
 			i.publishFailed.Add(i.extract(ctx, e), 1, with(str("messaging.destination.name", e.Topic)))
 		},
-		Republish: func(ctx context.Context, topic string, _ int64) {
+		Republish: func(ctx context.Context, topic string, _ events.Block) {
 			i.republish.Add(ctx, 1, with(str("messaging.destination.name", topic)))
 		},
 	}

@@ -174,7 +174,7 @@ func TestConsumerFailuresShow(t *testing.T) {
 	hooks.Parked(t.Context(), "svc", e)
 	hooks.Redriven(t.Context(), "svc", e)
 	ins.Relay().PublishFailed(t.Context(), e, errors.New("no responders"))
-	ins.Relay().Republish(t.Context(), "orders", 1)
+	ins.Relay().Republish(t.Context(), "orders", events.Block{})
 	if s := rec.Spans()[0]; s.Status().Description != "no stock" || s.SpanKind() != trace.SpanKindConsumer {
 		t.Errorf("span %v %v", s.SpanKind(), s.Status())
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/napkin-kit/napkin/examples/shop/provider"
 	"github.com/napkin-kit/napkin/examples/shop/sink"
 	"github.com/napkin-kit/napkin/examples/shop/user"
+	"github.com/napkin-kit/napkin/kit/events/outbox"
 	"github.com/napkin-kit/napkin/kit/sqldb"
 )
 
@@ -82,11 +83,11 @@ func (s Sources) readEvents(ctx context.Context, f *Facts) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		f.Sent = append(f.Sent, sent...)
-		var trimmed int64
-		if err := db.Read.QueryRowContext(ctx, `SELECT trimmed FROM napkin_outbox_relay WHERE name = 'outbox'`).Scan(&trimmed); err != nil {
-			return fmt.Errorf("%s: read the relay's position: %w", name, err)
+		backlog, err := outbox.ReadBacklog(ctx, db)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		f.Trimmed = f.Trimmed || trimmed > 0
+		f.Trimmed = f.Trimmed || !backlog.Trimmed.IsZero()
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/sqldb"
 )
 
@@ -24,31 +25,42 @@ type Backlog struct {
 	// Oldest is when the oldest unpublished event was appended; zero where
 	// there is none.
 	Oldest time.Time
+	// Trimmed is when published rows were last removed; zero where they never
+	// were.
+	Trimmed time.Time
 }
 
 // Empty reports whether everything appended so far is published.
 func (b Backlog) Empty() bool { return b.Unpublished == 0 && b.OpenHoles == 0 }
 
+// A stalled row lies below the cursor, but may lie above that of its topic where
+// the topic is behind.
 const backlogSQL = `WITH pending AS (
-	SELECT created FROM napkin_outbox WHERE id > (SELECT cursor_id FROM napkin_outbox_relay WHERE name = 'outbox')
-	UNION ALL
-	SELECT o.created FROM napkin_outbox_hole h JOIN napkin_outbox o ON o.id BETWEEN h.lo AND h.hi
-	UNION ALL
-	SELECT o.created FROM napkin_outbox_stalled s JOIN napkin_outbox o ON o.id = s.id)
+	SELECT o.part, o.id, o.created FROM napkin_outbox_cursor c JOIN napkin_outbox o ON o.part = c.part AND o.id > c.cursor_id
+	UNION
+	SELECT o.part, o.id, o.created FROM napkin_outbox_behind b JOIN napkin_outbox o ON o.part = b.part AND o.id > b.cursor_id AND o.topic = b.topic
+	UNION
+	SELECT o.part, o.id, o.created FROM napkin_outbox_hole h JOIN napkin_outbox o ON o.part = h.part AND o.id BETWEEN h.lo AND h.hi
+	UNION
+	SELECT o.part, o.id, o.created FROM napkin_outbox_stalled s JOIN napkin_outbox o ON o.part = s.part AND o.id = s.id)
 SELECT (SELECT count(*) FROM pending), (SELECT min(created) FROM pending),
-	(SELECT count(*) FROM napkin_outbox_hole), (SELECT count(*) FROM napkin_outbox_stalled)`
+	(SELECT count(*) FROM napkin_outbox_hole), (SELECT count(*) FROM napkin_outbox_stalled),
+	(SELECT max(emptied) FROM napkin_outbox_segment)`
 
 // ReadBacklog reads what the outbox in db still has to publish. It needs no
 // relay, so an operator's command can call it.
 func ReadBacklog(ctx context.Context, db *sqldb.DB) (Backlog, error) {
 	var b Backlog
-	var oldest sql.NullInt64
-	err := db.Read.QueryRowContext(ctx, backlogSQL).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled)
+	var oldest, trimmed sql.NullInt64
+	err := db.Read.QueryRowContext(ctx, backlogSQL).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled, &trimmed)
 	if err != nil {
 		return Backlog{}, fmt.Errorf("outbox: read the backlog: %w", err)
 	}
 	if oldest.Valid {
 		b.Oldest = sqldb.FromMicros(oldest.Int64)
+	}
+	if trimmed.Int64 > 0 {
+		b.Trimmed = sqldb.FromMicros(trimmed.Int64)
 	}
 	return b, nil
 }
@@ -64,8 +76,8 @@ type StalledEvent struct {
 	Cause string
 }
 
-const stalledSQL = `SELECT s.id, o.event_id, o.attributes, s.topic, s.key, s.attempts, s.cause
-FROM napkin_outbox_stalled s JOIN napkin_outbox o ON o.id = s.id ORDER BY s.id LIMIT $1`
+const stalledSQL = `SELECT s.part, s.id, o.event_id, o.attributes, s.topic, s.key, s.attempts, s.cause
+FROM napkin_outbox_stalled s JOIN napkin_outbox o ON o.part = s.part AND o.id = s.id ORDER BY o.created, s.part, s.id LIMIT $1`
 
 // ReadStalled lists up to limit stalled events, oldest first.
 func ReadStalled(ctx context.Context, db *sqldb.DB, limit int) ([]StalledEvent, error) {
@@ -77,10 +89,12 @@ func ReadStalled(ctx context.Context, db *sqldb.DB, limit int) ([]StalledEvent, 
 	var out []StalledEvent
 	for rows.Next() {
 		var s StalledEvent
+		var part, id int64
 		var attributes []byte
-		if err := rows.Scan(&s.RowID, &s.EventID, &attributes, &s.Topic, &s.Key, &s.Attempts, &s.Cause); err != nil {
+		if err := rows.Scan(&part, &id, &s.EventID, &attributes, &s.Topic, &s.Key, &s.Attempts, &s.Cause); err != nil {
 			return nil, fmt.Errorf("outbox: read the stalled events: %w", err)
 		}
+		s.RowID = id*events.Partitions + part
 		s.Type = attributeType(attributes)
 		out = append(out, s)
 	}
@@ -94,8 +108,16 @@ var ErrNotStalled = errors.New("outbox: no event with this id was refused")
 // DiscardStalled gives up a refused event for good: it is never published, and
 // the events behind it go on. It is an operator's act.
 func DiscardStalled(ctx context.Context, db *sqldb.DB, rowID int64) error {
+	id, part := rowID/events.Partitions, rowID%events.Partitions
+	tables := []string{"napkin_outbox"}
+	if db.Dialect == sqldb.Postgres {
+		tables = nil
+		for i := range segments {
+			tables = append(tables, fmt.Sprintf("napkin_outbox_%d", i))
+		}
+	}
 	err := sqldb.InTx(ctx, db, func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `DELETE FROM napkin_outbox_stalled WHERE id = $1 AND attempts > 0`, rowID)
+		res, err := tx.ExecContext(ctx, `DELETE FROM napkin_outbox_stalled WHERE part = $1 AND id = $2 AND attempts > 0`, part, id)
 		if err != nil {
 			return err
 		}
@@ -103,8 +125,12 @@ func DiscardStalled(ctx context.Context, db *sqldb.DB, rowID int64) error {
 			return errors.Join(ErrNotStalled, err)
 		}
 		// The event too, or a relay that goes back would find it again.
-		_, err = tx.ExecContext(ctx, `DELETE FROM napkin_outbox WHERE id = $1`, rowID)
-		return err
+		for _, table := range tables {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE part = $1 AND id = $2`, part, id); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("outbox: discard: %w", err)

@@ -65,6 +65,15 @@ func event(key string, n int) events.Event {
 	return events.Event{ID: fmt.Sprintf("%s-%d", key, n), Type: "test.v1.Happened", Topic: "orders", Key: key, Data: fmt.Appendf(nil, "%d", n)}
 }
 
+// beside returns a key that begins with name and shares its partition with key.
+func beside(key, name string) string {
+	for i := 0; ; i++ {
+		if k := fmt.Sprintf("%s%d", name, i); events.Partition(k) == events.Partition(key) {
+			return k
+		}
+	}
+}
+
 func add(t testing.TB, db *sqldb.DB, ob *outbox.Outbox, evs ...events.Event) {
 	t.Helper()
 	err := sqldb.InTx(t.Context(), db, func(ctx context.Context, tx *sql.Tx) error { return ob.Append(ctx, tx, evs...) })

@@ -3,7 +3,6 @@ package outbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/napkin-kit/napkin/kit/events"
@@ -12,31 +11,15 @@ import (
 // orderKey is what order is kept by. A row without a key is alone in its own.
 type orderKey struct {
 	topic, key string
+	part       int
 	id         int64
 }
 
-func keyOf(topic, key string, id int64) orderKey {
+func keyOf(topic, key string, part int, id int64) orderKey {
 	if key == "" {
-		return orderKey{topic: topic, id: id}
+		return orderKey{topic: topic, part: part, id: id}
 	}
 	return orderKey{topic: topic, key: key}
-}
-
-// outcome is what came of publishing a batch.
-type outcome struct {
-	resolved []int64             // stalled rows that are published now
-	failed   []failure           // rows that were tried in vain
-	waiting  []row               // new rows behind a failed one of their key
-	topics   map[string]struct{} // topics that something was published to
-	missing  map[string]error    // topics that the broker does not have
-
-	regressed   string // a topic whose log turned out to have lost its tail
-	regressedTo uint64 // what was left of it
-}
-
-type failure struct {
-	stalled
-	again bool // it was in the stalled list before
 }
 
 // queue is the rows of one key, in order.
@@ -45,93 +28,141 @@ type queue struct {
 	retry bool // they come from the stalled list
 }
 
-// publish sends the batch in waves. A wave holds at most one row of each key, so
-// two publications of one key are never under way, and a failure stops its key.
-func (r *Relay) publish(stop, ctx context.Context, s *state, b *batch) (*outcome, error) {
-	out := &outcome{topics: make(map[string]struct{}), missing: make(map[string]error)}
-	queues := r.queues(s, b, out)
-	if err := r.learnStreams(ctx, s, queues, out); err != nil {
-		return nil, err
+// lane publishes rows of one topic. It runs in a goroutine of its own, so that a
+// topic which is slow holds up no other; there is never more than one of a topic.
+// What it found is read once done is closed.
+type lane struct {
+	topic  string
+	queues []*queue
+	byKey  map[orderKey]*queue
+	fresh  []row              // its rows that are not retries
+	check  bool               // compare the topic's log first
+	known  map[string]bool    // the identities that the log had for the blocks held
+	base   uint64             // the highest sequence that was acknowledged before it began
+	abort  context.CancelFunc // ends it after the wave under way
+	done   chan struct{}
+
+	log      *events.StreamState // as it was found, where it was asked for
+	acked    map[int]uint64      // by partition, the highest sequence acknowledged
+	resolved []row               // stalled rows that are published now
+	failed   []failure           // rows that were tried in vain
+	waiting  []row               // rows behind a failed one of their key
+	left     []row               // rows that were not published because of trouble
+	trouble  error               // the topic as a whole takes nothing
+	lost     bool                // the log lost its tail or is another one
+	intact   uint64              // what is left of the tail
+	stopped  bool                // the relay is to end
+}
+
+type failure struct {
+	stalled
+	again bool // it was in the stalled list before
+}
+
+func (l *lane) over() bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
 	}
-	if out.regressed != "" {
-		return out, nil
+}
+
+// run publishes in waves. A wave holds at most one row of each key, so two
+// publications of one key are never under way, and a failure stops its key. stop
+// ends it between two waves.
+func (l *lane) run(stop, ctx context.Context, r *Relay) {
+	defer close(l.done)
+	l.acked = make(map[int]uint64)
+	if l.check && !l.compare(ctx, r) {
+		l.leave(r)
+		return
 	}
-	progress := false
-	for len(queues) > 0 {
+	for len(l.queues) > 0 {
 		if stop.Err() != nil {
-			return nil, context.Cause(stop) // nothing is recorded; the next leader publishes the batch again
+			l.stopped = true
+			l.leave(r)
+			return
 		}
-		errs := r.wave(ctx, s, queues, out)
-		if !progress && outage(queues, errs) {
-			return nil, fmt.Errorf("outbox: publish: %w", errs[0])
+		errs, tried := l.wave(ctx, r)
+		refused := 0
+		for i, q := range l.queues {
+			if errs[i] != nil && q.rows[0].bad == nil && !isRejected(errs[i]) {
+				refused++
+				l.trouble = errs[i]
+			}
 		}
-		next := queues[:0]
-		for i, q := range queues {
+		if refused < tried || tried == 0 {
+			l.trouble = nil // some came through: the others are to blame themselves
+		}
+		next := l.queues[:0]
+		for i, q := range l.queues {
 			head := q.rows[0]
-			if errs[i] != nil {
-				r.fail(s, q, errs[i], out)
+			switch {
+			case errs[i] == nil:
+				if q.retry {
+					l.resolved = append(l.resolved, head)
+				}
+				q.rows = q.rows[1:]
+			case l.trouble == nil || isRejected(errs[i]) || head.bad != nil:
+				l.fail(r, q, errs[i])
 				continue
 			}
-			progress = true
-			if q.retry {
-				out.resolved = append(out.resolved, head.id)
-			}
-			if q.rows = q.rows[1:]; len(q.rows) > 0 {
+			if len(q.rows) > 0 {
 				next = append(next, q)
 			}
 		}
-		queues = next
-		if out.regressed != "" {
-			return out, nil
+		l.queues = next
+		if l.trouble != nil || l.lost {
+			l.leave(r)
+			return
 		}
 	}
-	return out, nil
 }
 
-// queues sorts the batch by key. New rows of a key that is stalled wait behind
-// those that are.
-func (r *Relay) queues(s *state, b *batch, out *outcome) []*queue {
-	var order []*queue
-	byKey := make(map[orderKey]*queue, len(b.rows))
-	add := func(x row, retry bool) {
-		k := keyOf(x.event.Topic, x.event.Key, x.id)
-		q := byKey[k]
-		if q == nil {
-			q = &queue{retry: retry}
-			byKey[k] = q
-			order = append(order, q)
+// leave notes what is not published.
+func (l *lane) leave(r *Relay) {
+	for _, q := range l.queues {
+		switch {
+		case !q.retry:
+			l.left = append(l.left, q.rows...)
+		case l.trouble != nil:
+			l.fail(r, q, l.trouble)
 		}
-		q.rows = append(q.rows, x)
 	}
-	for _, x := range b.retries {
-		add(x, true)
+	l.queues = nil
+}
+
+// compare reports whether the topic's log is as it was.
+func (l *lane) compare(ctx context.Context, r *Relay) bool {
+	st, err := r.streamState(ctx, l.topic)
+	if err != nil {
+		l.trouble = err
+		return false
 	}
-	held := make(map[orderKey]bool, len(s.stalled))
-	for _, x := range s.stalled {
-		held[x.orderKey()] = true
-	}
-	for _, x := range b.rows {
-		if held[keyOf(x.event.Topic, x.event.Key, x.id)] {
-			out.waiting = append(out.waiting, x)
-			continue
+	l.log = &st
+	for identity := range l.known {
+		if identity != st.Identity {
+			l.lost, l.intact = true, 0
+			return false
 		}
-		add(x, false)
 	}
-	return order
+	if st.LastSeq < l.base {
+		l.lost, l.intact = true, st.LastSeq
+		return false
+	}
+	return true
 }
 
 // wave publishes the first row of each queue and returns an error for each that
-// was not acknowledged.
-func (r *Relay) wave(ctx context.Context, s *state, queues []*queue, out *outcome) []error {
-	errs := make([]error, len(queues))
-	evs := make([]events.Event, 0, len(queues))
-	at := make([]int, 0, len(queues))
-	for i, q := range queues {
-		if head := q.rows[0]; head.bad != nil {
-			errs[i] = head.bad
-			continue
-		} else if err := out.missing[head.event.Topic]; err != nil {
-			errs[i] = err
+// was not acknowledged, and how many it handed to the broker.
+func (l *lane) wave(ctx context.Context, r *Relay) (errs []error, tried int) {
+	errs = make([]error, len(l.queues))
+	evs := make([]events.Event, 0, len(l.queues))
+	at := make([]int, 0, len(l.queues))
+	for i, q := range l.queues {
+		if q.rows[0].bad != nil {
+			errs[i] = q.rows[0].bad
 			continue
 		}
 		evs = append(evs, q.rows[0].event)
@@ -158,7 +189,6 @@ func (r *Relay) wave(ctx context.Context, s *state, queues []*queue, out *outcom
 	}
 	for n, i := range at {
 		if errs[i] == nil {
-			out.topics[evs[n].Topic] = struct{}{}
 			if h.AfterPublish != nil {
 				h.AfterPublish(ctx, evs[n])
 			}
@@ -166,8 +196,8 @@ func (r *Relay) wave(ctx context.Context, s *state, queues []*queue, out *outcom
 			h.PublishFailed(ctx, evs[n], errs[i])
 		}
 	}
-	r.observe(s, evs, receipts, out)
-	return errs
+	l.observe(at, receipts)
+	return errs, len(evs)
 }
 
 func (r *Relay) send(ctx context.Context, evs []events.Event) ([]events.Receipt, error) {
@@ -182,36 +212,41 @@ func (r *Relay) send(ctx context.Context, evs []events.Event) ([]events.Receipt,
 	return nil, r.pub.Publish(ctx, evs...)
 }
 
-// outage reports whether the first wave says that the broker as a whole does not
-// answer: new rows were tried, nothing got through, and no row or topic itself is to
-// blame.
-func outage(queues []*queue, errs []error) bool {
-	fresh := false
-	for i, q := range queues {
-		if errs[i] == nil || isRejected(errs[i]) || errors.Is(errs[i], events.ErrNoTopic) {
-			return false
+// observe takes the receipts of a wave into account. A new event stored at or
+// below a sequence that was acknowledged before means that the log lost its tail.
+func (l *lane) observe(at []int, receipts []events.Receipt) {
+	high := l.base
+	for n, rc := range receipts {
+		if rc.Seq == 0 {
+			continue
 		}
-		fresh = fresh || !q.retry
+		if !rc.Duplicate && rc.Seq <= l.base && (!l.lost || rc.Seq <= l.intact) {
+			l.lost, l.intact = true, rc.Seq-1
+		}
+		part := l.queues[at[n]].rows[0].part
+		l.acked[part] = max(l.acked[part], rc.Seq)
+		high = max(high, rc.Seq)
 	}
-	return fresh
+	l.base = high
 }
 
 // fail moves a queue whose head was not acknowledged to the stalled list.
-func (r *Relay) fail(s *state, q *queue, cause error, out *outcome) {
+func (l *lane) fail(r *Relay, q *queue, cause error) {
 	head := q.rows[0]
-	f := failure{again: q.retry, stalled: stalled{id: head.id, topic: head.event.Topic, key: head.event.Key, attempts: 1, cause: cause.Error()}}
+	f := failure{again: q.retry, stalled: stalled{part: head.part, id: head.id, topic: head.event.Topic, key: head.event.Key, attempts: 1, cause: cause.Error()}}
 	if q.retry {
-		for _, x := range s.stalled {
-			if x.id == head.id {
-				f.attempts = x.attempts + 1
-			}
-		}
+		f.attempts = head.attempts + 1
 	} else {
-		out.waiting = append(out.waiting, q.rows[1:]...)
+		l.waiting = append(l.waiting, q.rows[1:]...)
 	}
 	wait := min(time.Second<<min(f.attempts-1, 10), time.Minute)
 	f.retryAt = r.cfg.Now().Add(wait).UnixMicro()
-	out.failed = append(out.failed, f)
+	l.failed = append(l.failed, f)
 	r.cfg.Logger.Warn("outbox: an event was not published; its key waits", "event_id", head.event.ID,
 		"type", head.event.Type, "topic", f.topic, "attempts", f.attempts, "wait", wait, "error", cause)
+}
+
+// isRejected reports whether a failure is about the one event.
+func isRejected(err error) bool {
+	return errors.Is(err, events.ErrRejected) || errors.Is(err, events.ErrInvalid)
 }

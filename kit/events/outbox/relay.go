@@ -2,9 +2,11 @@ package outbox
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/napkin-kit/napkin/kit/events"
@@ -17,18 +19,20 @@ type RelayConfig struct {
 	// of other processes, and those that a long transaction held back. Defaults
 	// to 200 ms.
 	Poll time.Duration
-	// BatchSize is how many rows one pass reads. Defaults to 512.
+	// BatchSize is how many rows one pass reads. Defaults to 1024.
 	BatchSize int
+	// Blocks is into how many blocks the partitions are cut that the relays of an
+	// outbox share: at most as many relays work at once. All of them give the
+	// same; where two differ, they keep taking over from each other. 1, 2, 4, 8,
+	// 16, 32 or 64. Defaults to 8 on PostgreSQL; on SQLite, whose file belongs to
+	// one process, it is always 1.
+	Blocks int
 	// PublishTimeout bounds one Publish call. Defaults to 10 s.
 	PublishTimeout time.Duration
 	// DatabaseTimeout bounds one read or one transaction. Defaults to 10 s.
 	DatabaseTimeout time.Duration
-	// Retention is how long published rows are kept, to be published again
-	// should the broker lose them. Keep it longer than the broker may take to
-	// make its writes durable, and shorter than the consumers' inboxes. Defaults
-	// to 24 h.
-	Retention time.Duration
-	// TrimEvery is how often rows past Retention are removed. Defaults to 1 min.
+	// TrimEvery is how often the relay looks for rows past Config.Retention.
+	// Defaults to 1 min.
 	TrimEvery time.Duration
 	// StreamCheck is how often the broker's logs are compared with what is known
 	// of them, beside the checks after a failure and with every acknowledgement.
@@ -37,9 +41,13 @@ type RelayConfig struct {
 	// CheckpointEvery is the distance of the points from which a relay can
 	// publish again after the broker lost events. Defaults to 5 s.
 	CheckpointEvery time.Duration
-	// MaxBackoff bounds the wait after a failure of the database or of the whole
-	// broker; it starts at 50 ms and doubles. Defaults to 5 s.
+	// MaxBackoff bounds the wait after a failure of the database or of a whole
+	// topic; it starts at 50 ms and doubles. Defaults to 5 s.
 	MaxBackoff time.Duration
+	// SlowTopic is how long a pass waits for a topic. One that takes longer falls
+	// behind and is published beside the passes, so that the others do not wait
+	// for it. Defaults to 1 s.
+	SlowTopic time.Duration
 	// MaxStalled bounds the events that may wait in the stalled list. At it, the
 	// relay stops passing further events by until some are resolved. Defaults to
 	// 10,000.
@@ -48,6 +56,18 @@ type RelayConfig struct {
 	// that died without a word. One that stops hands over at once. Defaults to
 	// 3 s.
 	LeaseTTL time.Duration
+	// Listen makes the relay hear at once of what other processes commit, and tell
+	// them what this one commits, by NOTIFY; see [Outbox.Notify]. The poll stays
+	// behind it. Use pgxdb.Listen(url); the connection must not lead through a
+	// pooler of transactions. nil: the relay of another process hears of a commit
+	// by its poll.
+	Listen Listen
+	// NotifyEvery is the least time between two notifications of this process.
+	// Defaults to 20 ms.
+	NotifyEvery time.Duration
+	// Source, where it is set, hands the relay what was committed, beside its own
+	// reading of the tables.
+	Source Source
 	// Hooks observe the relay.
 	Hooks RelayHooks
 	// Logger for what an operator should know. Defaults to slog.Default().
@@ -57,8 +77,8 @@ type RelayConfig struct {
 }
 
 // RelayHooks observe a relay, for metrics and spans; in tests they are its crash
-// points. Every func may be nil; they are called from the relay's goroutine and
-// should return at once.
+// points. Every func may be nil; they should return at once. Those of publications may be called from several
+// goroutines at once.
 type RelayHooks struct {
 	// BeforePublish is called before the event is handed to the broker.
 	BeforePublish func(ctx context.Context, e events.Event)
@@ -67,17 +87,19 @@ type RelayHooks struct {
 	AfterPublish func(ctx context.Context, e events.Event)
 	// PublishFailed is called for an event that was not acknowledged.
 	PublishFailed func(ctx context.Context, e events.Event, err error)
-	// BeforeCursor and AfterCursor surround the commit that records a pass.
-	BeforeCursor, AfterCursor func(ctx context.Context, cursor int64)
-	// Republish is called when the relay goes back because the topic's log at
-	// the broker was lost in whole or in part: from is the cursor it goes back to.
-	Republish func(ctx context.Context, topic string, from int64)
-	// Leading is called when this relay becomes the leader and when it ends.
-	Leading func(ctx context.Context, leading bool)
+	// BeforeCursor and AfterCursor surround the commit that records what was
+	// published: passed is by how many rows the cursors moved.
+	BeforeCursor, AfterCursor func(ctx context.Context, passed int64)
+	// Republish is called when the relay goes back in a block because the topic's
+	// log at the broker was lost in whole or in part.
+	Republish func(ctx context.Context, topic string, block events.Block)
+	// Holding is called when this relay takes a block and when it gives it up or
+	// loses it.
+	Holding func(ctx context.Context, block events.Block, held bool)
 }
 
 // Relay publishes what is appended to an outbox. Any number of relays may run on
-// one outbox, in one process or in many: one of them leads at a time.
+// one outbox, in one process or in many: they share the blocks of its partitions.
 type Relay struct {
 	db  *sqldb.DB
 	o   *Outbox
@@ -109,10 +131,11 @@ func NewRelay(db *sqldb.DB, o *Outbox, p events.Publisher, cfg *RelayConfig) (*R
 		{"Poll", &c.Poll, 200 * time.Millisecond},
 		{"PublishTimeout", &c.PublishTimeout, 10 * time.Second},
 		{"DatabaseTimeout", &c.DatabaseTimeout, 10 * time.Second},
-		{"Retention", &c.Retention, 24 * time.Hour},
 		{"TrimEvery", &c.TrimEvery, time.Minute},
 		{"StreamCheck", &c.StreamCheck, 5 * time.Second},
 		{"CheckpointEvery", &c.CheckpointEvery, 5 * time.Second},
+		{"SlowTopic", &c.SlowTopic, time.Second},
+		{"NotifyEvery", &c.NotifyEvery, 20 * time.Millisecond},
 		{"MaxBackoff", &c.MaxBackoff, 5 * time.Second},
 		{"LeaseTTL", &c.LeaseTTL, 3 * time.Second},
 	} {
@@ -127,10 +150,23 @@ func NewRelay(db *sqldb.DB, o *Outbox, p events.Publisher, cfg *RelayConfig) (*R
 		return nil, fmt.Errorf("outbox: RelayConfig.BatchSize %d, MaxStalled %d: must not be negative", c.BatchSize, c.MaxStalled)
 	}
 	if c.BatchSize == 0 {
-		c.BatchSize = 512
+		c.BatchSize = 1024
 	}
 	if c.MaxStalled == 0 {
 		c.MaxStalled = 10_000
+	}
+	switch {
+	case db.Dialect == sqldb.SQLite && c.Blocks > 1:
+		return nil, fmt.Errorf("outbox: RelayConfig.Blocks %d: on SQLite it is 1, since the file belongs to one process", c.Blocks)
+	case db.Dialect == sqldb.SQLite && c.Listen != nil:
+		return nil, errors.New("outbox: RelayConfig.Listen: only PostgreSQL notifies")
+	case c.Blocks == 0 && db.Dialect == sqldb.Postgres:
+		c.Blocks = 8
+	case c.Blocks == 0:
+		c.Blocks = 1
+	}
+	if err := (events.Block{Count: c.Blocks}).Validate(); err != nil {
+		return nil, fmt.Errorf("outbox: RelayConfig.Blocks %d: use 1, 2, 4, 8, 16, 32 or 64", c.Blocks)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -144,23 +180,43 @@ func NewRelay(db *sqldb.DB, o *Outbox, p events.Publisher, cfg *RelayConfig) (*R
 // Backlog reads what is still to be published; see [ReadBacklog].
 func (r *Relay) Backlog(ctx context.Context) (Backlog, error) { return ReadBacklog(ctx, r.db) }
 
-// Run publishes until ctx ends, then finishes the pass under way, hands over to
-// another relay and returns nil. It survives every failure of the database and
-// the broker; an error says that it was started wrongly, for instance before the
-// outbox's tables were made.
+// Run publishes until ctx ends, then finishes the pass under way, hands its blocks
+// over to the other relays and returns nil. It survives every failure of the
+// database and the broker; an error says that it was started wrongly, for
+// instance before the outbox's tables were made.
 func (r *Relay) Run(ctx context.Context) error {
 	if err := r.checkTables(ctx); err != nil {
 		return err
 	}
-	wake, stop := r.o.subscribe()
+	woken, stop := r.o.subscribe()
 	defer stop()
-	return r.hold(ctx, func(ctx context.Context, epoch int64) {
-		if f := r.cfg.Hooks.Leading; f != nil {
-			f(ctx, true)
-			defer f(ctx, false)
-		}
-		r.lead(ctx, epoch, wake)
+	l := &leader{r: r, woken: woken}
+	defer r.hint(ctx, l)()
+	if r.cfg.Source != nil {
+		defer r.follow(ctx, l)()
+	}
+	return l.hold(ctx)
+}
+
+// hint exchanges notifications with other processes until the returned func is
+// called.
+func (r *Relay) hint(ctx context.Context, l *leader) (stop func()) {
+	if r.cfg.Listen == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	self := rand.Text()[:8]
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = r.o.notify(ctx, r.db, self, r.cfg.NotifyEvery, l.held)
 	})
+	wg.Go(func() {
+		err := r.cfg.Listen(ctx, Channel, func(payload string) { notified(l.woken, self, payload) })
+		if err != nil && ctx.Err() == nil {
+			r.cfg.Logger.ErrorContext(ctx, "outbox: not listening; what other processes commit is found by the poll", "error", err)
+		}
+	})
+	return func() { cancel(); wg.Wait() }
 }
 
 // checkTables returns an error where the outbox's tables are not there. Any other
@@ -168,76 +224,22 @@ func (r *Relay) Run(ctx context.Context) error {
 func (r *Relay) checkTables(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.DatabaseTimeout)
 	defer cancel()
-	if _, err := r.db.Write.ExecContext(ctx, `SELECT cursor_id FROM napkin_outbox_relay`); sqldb.IsNoTable(err) {
+	if _, err := r.db.Write.ExecContext(ctx, `SELECT epoch FROM napkin_outbox_block`); sqldb.IsNoTable(err) {
 		return fmt.Errorf("outbox: the tables are missing: apply migrate.Up(ctx, db, outbox.Set, outbox.Migrations(db.Dialect)) before Run: %w", err)
 	}
 	return nil
 }
 
-// lead publishes until ctx ends or another leader fences this one off.
-func (r *Relay) lead(ctx context.Context, epoch int64, wake <-chan struct{}) {
-	// A pass that began is finished: each of its steps has a deadline of its own.
-	work := context.WithoutCancel(ctx)
-	var s *state
-	var failures int
-	var checked, trimmed time.Time
-	for ctx.Err() == nil {
-		more, err := func() (bool, error) {
-			if s == nil {
-				loaded, err := r.takeOver(work, epoch)
-				if err != nil {
-					return false, err
-				}
-				s = loaded
-			}
-			if now := r.cfg.Now(); now.Sub(checked) >= r.cfg.StreamCheck {
-				if err := r.checkStreams(work, s); err != nil {
-					return false, err
-				}
-				checked = now
-			}
-			more, err := r.pass(ctx, work, s)
-			if err != nil {
-				return false, err
-			}
-			if now := r.cfg.Now(); now.Sub(trimmed) >= r.cfg.TrimEvery {
-				if err := r.trim(ctx, work, s); err != nil {
-					return false, err
-				}
-				trimmed = now
-			}
-			return more, nil
-		}()
-		switch {
-		case errors.Is(err, errFenced):
-			r.cfg.Logger.InfoContext(ctx, "outbox: another relay has taken over")
-			return
-		case err != nil && ctx.Err() != nil:
-			return // the next leader publishes the batch again
-		case err != nil:
-			// What is in memory may be ahead of the database: load it again, and
-			// look at the broker's logs before anything is published.
-			s, checked = nil, time.Time{}
-			wait := min(50*time.Millisecond<<min(failures, 10), r.cfg.MaxBackoff)
-			failures++
-			r.cfg.Logger.WarnContext(ctx, "outbox: publishing failed, trying again", "error", err, "wait", wait)
-			sleep(ctx, wait, nil)
-		default:
-			failures = 0
-			if !more {
-				sleep(ctx, r.cfg.Poll, wake)
-			}
-		}
-	}
-}
-
-// sleep waits for d, for a wake-up or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) {
+// sleep waits for d, for a wake-up or for the end of ctx, and reports whether all
+// of d has passed.
+func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
 	case <-wake:
 	case <-ctx.Done():
 	}
+	return false
 }

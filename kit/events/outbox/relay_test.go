@@ -23,7 +23,7 @@ import (
 // with an xmin fence stalls. The relay does neither, across its own restart too.
 func TestTheLateCommitterIsNeitherLostNorWaitedFor(t *testing.T) {
 	db := migrated(t, pgtest.DB(t))
-	ob, b := newOutbox(t, db), memevents.New(nil)
+	ob, b, early := newOutbox(t, db), memevents.New(nil), beside("late", "early")
 	stop := start(t, db, ob, b, nil)
 
 	late, err := db.Write.BeginTx(t.Context(), nil)
@@ -34,8 +34,8 @@ func TestTheLateCommitterIsNeitherLostNorWaitedFor(t *testing.T) {
 	if err := ob.Append(t.Context(), late, event("late", 1)); err != nil {
 		t.Fatal(err)
 	}
-	add(t, db, ob, event("early", 1))
-	published(t, b, "early-1")
+	add(t, db, ob, event(early, 1))
+	published(t, b, early+"-1")
 	backlog := func() outbox.Backlog {
 		t.Helper()
 		bl, err := outbox.ReadBacklog(t.Context(), db)
@@ -47,8 +47,8 @@ func TestTheLateCommitterIsNeitherLostNorWaitedFor(t *testing.T) {
 	eventually(t, "the hole is recorded", func() bool { return backlog().OpenHoles == 1 })
 	stop() // the hole outlives its finder
 	start(t, db, ob, b, nil)
-	add(t, db, ob, event("early", 2))
-	published(t, b, "early-2")
+	add(t, db, ob, event(early, 2))
+	published(t, b, early+"-2")
 	if slices.Contains(ids(b.Events("orders")), "late-1") {
 		t.Fatal("an event was published before its commit")
 	}
@@ -64,6 +64,7 @@ func TestTheLateCommitterIsNeitherLostNorWaitedFor(t *testing.T) {
 func TestAHoleOutlivesEveryWriterThatMayFillIt(t *testing.T) {
 	db := migrated(t, pgtest.DB(t))
 	ob, b := newOutbox(t, db), memevents.New(nil)
+	one, other := beside("second", "first"), beside("second", "other")
 	begin := func() (tx interface {
 		Commit() error
 		Rollback() error
@@ -93,16 +94,16 @@ func TestAHoleOutlivesEveryWriterThatMayFillIt(t *testing.T) {
 	if err := ob.Append(t.Context(), second, event("second", 1)); err != nil {
 		t.Fatal(err)
 	}
-	if err := ob.Append(t.Context(), first, event("first", 1)); err != nil {
+	if err := ob.Append(t.Context(), first, event(one, 1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := first.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	published(t, b, "first-1")
+	published(t, b, one+"-1")
 	for i := range 5 { // passes that might forget the hole
-		add(t, db, ob, event("other", i+1))
-		published(t, b, fmt.Sprintf("other-%d", i+1))
+		add(t, db, ob, event(other, i+1))
+		published(t, b, fmt.Sprintf("%s-%d", other, i+1))
 	}
 	if err := second.Commit(); err != nil {
 		t.Fatal(err)
@@ -133,8 +134,8 @@ func TestTwoRelaysKeepTheOrderWhileLeadersChange(t *testing.T) {
 		ob, b := newOutbox(t, db), memevents.New(nil)
 		var leaders atomic.Int32
 		cfg := &outbox.RelayConfig{Poll: 10 * time.Millisecond, LeaseTTL: 300 * time.Millisecond, BatchSize: 7, Hooks: outbox.RelayHooks{
-			Leading: func(_ context.Context, leading bool) {
-				if leading {
+			Holding: func(_ context.Context, _ events.Block, held bool) {
+				if held {
 					leaders.Add(1)
 				}
 			},
@@ -252,7 +253,7 @@ func TestWhatTheBrokerLostIsPublishedAgain(t *testing.T) {
 		ob, b := newOutbox(t, db), memevents.New(nil)
 		var republished atomic.Int32
 		start(t, db, ob, b, &outbox.RelayConfig{Poll: 10 * time.Millisecond, StreamCheck: 20 * time.Millisecond, CheckpointEvery: time.Millisecond,
-			Hooks: outbox.RelayHooks{Republish: func(context.Context, string, int64) { republished.Add(1) }}})
+			Hooks: outbox.RelayHooks{Republish: func(context.Context, string, events.Block) { republished.Add(1) }}})
 		for i := 1; i <= 10; i++ {
 			add(t, db, ob, event("a", i))
 		}
@@ -279,32 +280,52 @@ func TestPublishedRowsAreTrimmedAfterTheirRetention(t *testing.T) {
 	both(t, func(t *testing.T, db *sqldb.DB) {
 		var ahead atomic.Int64
 		now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-		ob, b := newOutbox(t, db), memevents.New(nil)
+		ob, err := outbox.New(db.Dialect, "order", &outbox.Config{Retention: time.Hour, Now: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := memevents.New(nil)
 		b.Fail(func(e events.Event) error {
 			if e.Key == "bad" {
 				return events.ErrRejected
 			}
 			return nil
 		})
-		start(t, db, ob, b, &outbox.RelayConfig{Poll: 10 * time.Millisecond, Retention: time.Hour, TrimEvery: time.Second, Now: now})
-		for i := 1; i <= 30; i++ {
-			add(t, db, ob, event("a", i))
-		}
-		add(t, db, ob, event("bad", 1), event("a", 31))
-		published(t, b, "a-31")
+		start(t, db, ob, b, &outbox.RelayConfig{Poll: 10 * time.Millisecond, TrimEvery: time.Millisecond, Now: now})
 		count := func() (n int) {
 			if err := db.Read.QueryRowContext(t.Context(), `SELECT count(*) FROM napkin_outbox`).Scan(&n); err != nil {
 				t.Fatal(err)
 			}
 			return n
 		}
+		noted := func() bool {
+			var n int
+			err := db.Read.QueryRowContext(t.Context(), `SELECT count(*) FROM napkin_outbox_segment WHERE published > 0`).Scan(&n)
+			return err == nil && n > 0
+		}
+		for i := 1; i <= 30; i++ {
+			add(t, db, ob, event("a", i))
+		}
+		published(t, b, "a-30")
+		eventually(t, "it is noted that they are published", noted)
+		ahead.Store(int64(31 * time.Minute)) // on PostgreSQL, the next segment
+		add(t, db, ob, event("bad", 1), event("a", 31))
+		published(t, b, "a-31")
+		idle := func() bool { bl, err := outbox.ReadBacklog(t.Context(), db); return err == nil && bl.Stalled == 1 }
+		eventually(t, "the refused event is listed", idle)
 		if n := count(); n != 32 {
 			t.Fatalf("%d rows before the retention, want 32", n)
 		}
-		ahead.Store(int64(2 * time.Hour))
-		eventually(t, "all rows below the refused one are gone", func() bool { return count() <= 2 })
+		ahead.Store(int64(92 * time.Minute))
+		eventually(t, "the first rows are gone", func() bool { return count() <= 2 })
+		ahead.Store(int64(5 * time.Hour))
+		add(t, db, ob, event("a", 32))
+		published(t, b, "a-32")
 		if n := count(); n == 0 {
 			t.Error("a refused event was trimmed")
+		}
+		if bl, err := outbox.ReadBacklog(t.Context(), db); err != nil || bl.Trimmed.IsZero() || bl.Stalled != 1 {
+			t.Errorf("backlog %+v, %v", bl, err)
 		}
 	})
 }

@@ -3,41 +3,15 @@ package outbox
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/napkin-kit/napkin/internal/lease"
 	"github.com/napkin-kit/napkin/kit/events"
+	"github.com/napkin-kit/napkin/kit/sqldb"
 )
-
-// learnStreams asks the broker for the identity of topics that are new to us, or
-// that were gone. One that does not exist fails its own rows only.
-func (r *Relay) learnStreams(ctx context.Context, s *state, queues []*queue, out *outcome) error {
-	if r.log == nil {
-		return nil
-	}
-	for _, q := range queues {
-		topic := q.rows[0].event.Topic
-		m := s.marks[topic]
-		if m != nil && !m.gone || q.rows[0].bad != nil || out.missing[topic] != nil {
-			continue
-		}
-		st, err := r.streamState(ctx, topic)
-		switch {
-		case errors.Is(err, events.ErrNoTopic):
-			out.missing[topic] = err
-		case err != nil:
-			return err
-		case m == nil:
-			// Sequences up to here are not ours to miss.
-			s.marks[topic] = &mark{identity: st.Identity, high: st.LastSeq}
-		default: // it is back: see what it holds
-			m.gone = false
-			out.regressed, out.regressedTo = topic, m.high
-			return nil
-		}
-	}
-	return nil
-}
 
 func (r *Relay) streamState(ctx context.Context, topic string) (events.StreamState, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.PublishTimeout)
@@ -49,154 +23,243 @@ func (r *Relay) streamState(ctx context.Context, topic string) (events.StreamSta
 	return st, nil
 }
 
-// observe takes the receipts of a wave to the marks. A new event stored at or
-// below a sequence that was acknowledged before means that the log lost its tail.
-func (r *Relay) observe(s *state, evs []events.Event, receipts []events.Receipt, out *outcome) {
-	highs := make(map[string]uint64)
-	for i, rc := range receipts {
-		topic := evs[i].Topic
-		m := s.marks[topic]
-		if rc.Seq == 0 || m == nil {
-			continue
-		}
-		// A copy lies where its first lies, which may be a sequence that a leader
-		// before us did not live to record.
-		if !rc.Duplicate && rc.Seq <= m.high && (out.regressed == "" || out.regressed == topic && rc.Seq <= out.regressedTo) {
-			out.regressed, out.regressedTo = topic, rc.Seq-1
-		}
-		highs[topic] = max(highs[topic], rc.Seq)
-	}
-	for topic, high := range highs {
-		if topic != out.regressed {
-			s.marks[topic].high = max(s.marks[topic].high, high)
-		}
-	}
-}
-
-// checkStreams compares every known log with the broker's.
-func (r *Relay) checkStreams(ctx context.Context, s *state) error {
-	if r.log == nil {
+// look reads what the relays of other blocks have recorded: the sequences that
+// the broker acknowledged to them, below which nothing new can be stored unless a
+// log lost its tail. It lets go of blocks that were taken over or set back by one
+// of them. A relay that holds every block need not look.
+func (l *leader) look(ctx context.Context, s *state, polling bool) error {
+	r := l.r
+	if len(s.blocks) == r.cfg.Blocks || !polling && time.Since(s.seen) < recordEvery {
 		return nil
 	}
-	for topic, m := range s.marks {
-		if err := r.checkStream(ctx, s, topic, m.high); err != nil {
+	seen := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.DatabaseTimeout)
+	defer cancel()
+	epochs := make(map[int]int64)
+	err := each(ctx, r.db.Read, func(rows *sql.Rows) error {
+		var first int
+		var epoch int64
+		var streams []byte
+		if err := rows.Scan(&first, &epoch, &streams); err != nil {
 			return err
+		}
+		epochs[first] = epoch
+		var marks map[string]mark
+		err := json.Unmarshal(streams, &marks)
+		for topic, m := range marks {
+			s.foreign[topic] = max(s.foreign[topic], m.High)
+		}
+		return err
+	}, `SELECT first, epoch, streams FROM napkin_outbox_block`)
+	if err != nil {
+		return fmt.Errorf("outbox: read the other blocks: %w", err)
+	}
+	s.seen = seen
+	for i := 0; i < len(s.blocks); i++ {
+		if b := s.blocks[i]; epochs[b.first] != b.epoch {
+			r.cfg.Logger.InfoContext(ctx, "outbox: another relay has taken over", "block", b.Block.String())
+			s.endLanes()
+			l.release(ctx, s, b)
+			i--
 		}
 	}
 	return nil
 }
 
-// checkStream goes back where the topic's log is another one, or where at most
-// the sequences up to intact are left of what was acknowledged.
-func (r *Relay) checkStream(ctx context.Context, s *state, topic string, intact uint64) error {
-	m := s.marks[topic]
-	st, err := r.streamState(ctx, topic)
-	if errors.Is(err, events.ErrNoTopic) {
-		m.gone = true // which concerns the events of this topic, if there are any more
-		return nil
+// learn takes up what a lane found out about its topic's log: what the log holds
+// of each block's events. Where it has lost some it sets the cursors back and
+// reports so.
+func (r *Relay) learn(ctx context.Context, s *state, l *lane) (back bool, err error) {
+	if r.log == nil {
+		return false, nil
 	}
+	if l.check {
+		s.checked[l.topic] = r.cfg.Now()
+	}
+	if l.lost {
+		return r.lostTail(ctx, s, l.topic, l.intact)
+	}
+	for _, b := range s.blocks {
+		if _, ok := b.streams[l.topic]; !ok && l.log != nil {
+			b.streams[l.topic] = mark{Identity: l.log.Identity}
+		}
+	}
+	for part, seq := range l.acked {
+		if p := s.parts[part]; p != nil {
+			m := p.block.streams[l.topic]
+			if seq > m.High {
+				m.High = seq
+				p.block.streams[l.topic] = m
+				s.dirty = true
+			}
+		}
+	}
+	return false, nil
+}
+
+// lostTail goes back in every block, whoever holds it, whose events lay above
+// what is left of the topic's log. The holders of other blocks find their epoch
+// changed, and take them over again.
+func (r *Relay) lostTail(ctx context.Context, s *state, topic string, intact uint64) (back bool, err error) {
+	st, err := r.streamState(ctx, topic)
 	if err != nil {
-		return err
+		return false, err
 	}
 	intact = min(intact, st.LastSeq)
-	switch {
-	case st.Identity != m.identity:
-		r.cfg.Logger.WarnContext(ctx, "outbox: the topic's stream was made anew, publishing all retained events again", "topic", topic)
-		return r.rewind(ctx, s, topic, 0, mark{identity: st.Identity, high: 0})
-	case intact < m.high:
-		r.cfg.Logger.WarnContext(ctx, "outbox: the topic's stream lost acknowledged events, publishing them again", "topic", topic, "acknowledged", m.high, "left", intact)
-		return r.rewind(ctx, s, topic, intact, mark{identity: st.Identity, high: intact})
-	}
-	return nil
-}
-
-// rewind sets the cursor back to where everything up to the log's sequence
-// intact was published. Other topics' events after it are published again too;
-// consumers recognise them.
-func (r *Relay) rewind(ctx context.Context, s *state, topic string, intact uint64, m mark) error {
-	target := s.trimmed
-	err := r.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		var at int64
-		err := tx.QueryRowContext(ctx, `SELECT cursor_id FROM napkin_outbox_checkpoint WHERE topic = $1 AND seq <= $2 ORDER BY seq DESC LIMIT 1`, topic, int64(intact)).Scan(&at) //nolint:gosec // sequences stay below 2^63
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		target = min(max(at, s.trimmed), s.cursor)
-		res, err := tx.ExecContext(ctx, `UPDATE napkin_outbox_relay SET cursor_id = $1 WHERE name = 'outbox' AND epoch = $2`, target, s.epoch)
-		if err := fenced(res, err); err != nil {
-			return err
-		}
-		// What lies above the target is found again on the way.
-		for _, q := range []string{
-			`DELETE FROM napkin_outbox_hole WHERE lo > $1`,
-			`UPDATE napkin_outbox_hole SET hi = $1 WHERE hi > $1`,
-			`DELETE FROM napkin_outbox_stalled WHERE id > $1`,
-			// Checkpoints of other topics stay true: they speak of what the
-			// broker holds, and going back takes nothing from it.
-		} {
-			if _, err := tx.ExecContext(ctx, q, target); err != nil {
+	var went []events.Block
+	err = r.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		went = nil
+		held := false
+		for _, b := range s.blocks { // one whose lease went to another relay says nothing any more
+			err := b.lease.Guard(ctx, sqldb.StdTx(tx))
+			if err != nil && !errors.Is(err, lease.ErrLost) {
 				return err
 			}
+			held = held || err == nil
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM napkin_outbox_checkpoint WHERE topic = $1 AND seq > $2`, topic, int64(intact)); err != nil { //nolint:gosec // as above
-			return err
+		if !held {
+			return nil
 		}
-		return saveMark(ctx, tx, topic, &m)
-	})
-	if err != nil {
-		return fmt.Errorf("outbox: go back for topic %s: %w", topic, err)
-	}
-	if f := r.cfg.Hooks.Republish; f != nil {
-		f(ctx, topic, target)
-	}
-	s.cursor, s.marks[topic] = target, &m
-	err = s.loadHoles(ctx, r.db.Read)
-	return errors.Join(err, s.loadStalled(ctx, r.db.Read))
-}
-
-func saveMark(ctx context.Context, tx *sql.Tx, topic string, m *mark) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO napkin_outbox_stream (topic, identity, high_seq) VALUES ($1, $2, $3)
-		ON CONFLICT (topic) DO UPDATE SET identity = excluded.identity, high_seq = excluded.high_seq`, topic, m.identity, int64(m.high)) //nolint:gosec // as above
-	return err
-}
-
-// dueCheckpoints names the topics whose next checkpoint is due.
-func (r *Relay) dueCheckpoints(s *state) []string {
-	now := r.cfg.Now().UnixMicro()
-	var topics []string
-	for topic, m := range s.marks {
-		if m.high > m.checkpoint && now-m.at >= r.cfg.CheckpointEvery.Microseconds() {
-			topics = append(topics, topic)
+		type stored struct {
+			first, size int
+			cursors     []int64
+			streams     map[string]mark
 		}
-	}
-	return topics
-}
-
-// recordMarks stores the marks of the topics published to, and checkpoints: "all
-// events up to this id lie at or below this sequence".
-func (r *Relay) recordMarks(ctx context.Context, tx *sql.Tx, next *state, topics map[string]struct{}, checkpoints []string) error {
-	for topic := range topics {
-		if m := next.marks[topic]; m != nil {
-			if err := saveMark(ctx, tx, topic, m); err != nil {
-				return err
+		var all []stored
+		err := each(ctx, tx, func(rows *sql.Rows) error {
+			var x stored
+			var cursors, streams []byte
+			err := rows.Scan(&x.first, &x.size, &cursors, &streams)
+			if err == nil {
+				err = errors.Join(json.Unmarshal(cursors, &x.cursors), json.Unmarshal(streams, &x.streams))
 			}
-		}
-	}
-	for _, topic := range checkpoints {
-		m := next.marks[topic]
-		_, err := tx.ExecContext(ctx, `INSERT INTO napkin_outbox_checkpoint (topic, seq, cursor_id, created) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (topic, seq) DO UPDATE SET cursor_id = excluded.cursor_id, created = excluded.created`,
-			topic, int64(m.high), next.frontier(), r.cfg.Now().UnixMicro()) //nolint:gosec // as above
+			all = append(all, x)
+			return err
+		}, `SELECT first, size, cursors, streams FROM napkin_outbox_block ORDER BY first`+r.db.Dialect.ForUpdate())
 		if err != nil {
 			return err
 		}
+		for _, x := range all {
+			m, ok := x.streams[topic]
+			switch {
+			case !ok:
+				continue
+			case m.Identity != st.Identity:
+				r.cfg.Logger.WarnContext(ctx, "outbox: the topic's stream was made anew, publishing all retained events again", "topic", topic, "first", x.first)
+				x.streams[topic] = mark{Identity: st.Identity}
+			case m.High > intact:
+				r.cfg.Logger.WarnContext(ctx, "outbox: the topic's stream lost acknowledged events, publishing them again", "topic", topic, "first", x.first, "acknowledged", m.High, "left", intact)
+				x.streams[topic] = mark{Identity: st.Identity, High: intact}
+			default:
+				continue
+			}
+			if err := r.rewind(ctx, tx, x.first, x.size, x.cursors, topic, x.streams); err != nil {
+				return err
+			}
+			went = append(went, events.Block{Index: x.first / max(1, x.size), Count: max(1, r.cfg.Blocks)})
+		}
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("outbox: go back for topic %s: %w", topic, err)
 	}
-	return nil
+	if f := r.cfg.Hooks.Republish; f != nil {
+		for _, b := range went {
+			f(ctx, topic, b)
+		}
+	}
+	return true, nil
 }
 
-func (r *Relay) checkpointed(s *state, topics []string) {
-	for _, topic := range topics {
-		m := s.marks[topic]
-		m.checkpoint, m.at = m.high, r.cfg.Now().UnixMicro()
+// rewind sets a block's cursors back to where all of the topic's events up to the
+// log's present end were published. Other topics' events after it are published
+// again too; consumers recognise them.
+func (r *Relay) rewind(ctx context.Context, tx *sql.Tx, first, size int, cursors []int64, topic string, streams map[string]mark) error {
+	high := int64(streams[topic].High) //nolint:gosec // sequences stay below 2^63
+	target := make([]int64, size)      // everything retained, where no checkpoint is known
+	var text []byte
+	err := tx.QueryRowContext(ctx, `SELECT cursors FROM napkin_outbox_checkpoint
+		WHERE first = $1 AND size = $2 AND topic = $3 AND seq <= $4 ORDER BY seq DESC LIMIT 1`, first, size, topic, high).Scan(&text)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+	case err != nil:
+		return err
+	default:
+		if err := json.Unmarshal(text, &target); err != nil {
+			return err
+		}
 	}
+	for i := range target {
+		target[i] = min(target[i], cursors[i])
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE napkin_outbox_block SET cursors = $1, streams = $2, epoch = epoch + 1 WHERE first = $3`,
+		jsonText(target), jsonText(streams), first)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM napkin_outbox_checkpoint WHERE first = $1 AND size = $2 AND topic = $3 AND seq > $4`,
+		first, size, topic, high); err != nil {
+		return err
+	}
+	for i, at := range target {
+		// What lies above the target is found again on the way.
+		for _, q := range []string{
+			`DELETE FROM napkin_outbox_hole WHERE part = $1 AND lo > $2`,
+			`UPDATE napkin_outbox_hole SET hi = $2 WHERE part = $1 AND hi > $2`,
+			`DELETE FROM napkin_outbox_stalled WHERE part = $1 AND id > $2`,
+			`UPDATE napkin_outbox_behind SET cursor_id = $2 WHERE part = $1 AND cursor_id > $2`,
+		} {
+			if _, err := tx.ExecContext(ctx, q, first+i, at); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE napkin_outbox_segment SET published = 0`)
+	return err
+}
+
+// dueCheckpoint says that a topic's events of a block up to cursors lie at or
+// below seq.
+type dueCheckpoint struct {
+	block *block
+	topic string
+	seq   uint64
+}
+
+type checkpointRecord struct {
+	First   int    `json:"first"`
+	Size    int    `json:"size"`
+	Topic   string `json:"topic"`
+	Seq     uint64 `json:"seq"`
+	Cursors string `json:"cursors"`
+	Created int64  `json:"created"`
+}
+
+var checkpointColumns = []string{"first bigint", "size bigint", "topic text", "seq bigint", "cursors text", "created bigint"}
+
+func (l *leader) dueCheckpoints(s *state) (due []dueCheckpoint) {
+	now := l.r.cfg.Now().UnixMicro()
+	for _, b := range s.blocks {
+		for topic, m := range b.streams {
+			if c := b.checkpoints[topic]; m.High > c.seq && now-c.at >= l.r.cfg.CheckpointEvery.Microseconds() {
+				due = append(due, dueCheckpoint{b, topic, m.High})
+			}
+		}
+	}
+	return due
+}
+
+func (l *leader) checkpointDue(s *state) bool { return len(l.dueCheckpoints(s)) > 0 }
+
+func (w *recording) checkpoints(ctx context.Context, s *state, out *outcome, due []dueCheckpoint) {
+	var recs []checkpointRecord
+	for _, d := range due {
+		if w.kept.has(d.block.first) {
+			recs = append(recs, checkpointRecord{d.block.first, d.block.size, d.topic, d.seq,
+				jsonText(s.frontier(d.block, d.topic, out)), w.r.cfg.Now().UnixMicro()})
+		}
+	}
+	write(ctx, w, recs, `INSERT INTO napkin_outbox_checkpoint (first, size, topic, seq, cursors, created)
+		SELECT x.first, x.size, x.topic, x.seq, x.cursors, x.created FROM `+w.r.records(checkpointColumns...)+`
+		WHERE true ON CONFLICT (first, size, topic, seq) DO UPDATE SET cursors = excluded.cursors, created = excluded.created`)
 }

@@ -1,21 +1,44 @@
 -- +goose Up
-CREATE SEQUENCE napkin_outbox_id_seq AS BIGINT CACHE 1;
+-- The ids of each partition are a sequence of their own, so that an id which is
+-- not there yet concerns the relay of that partition only.
+-- +goose StatementBegin
+DO $$ BEGIN
+    FOR part IN 0..63 LOOP
+        EXECUTE format('CREATE SEQUENCE napkin_outbox_seq_%s AS BIGINT CACHE 1', to_char(part, 'FM00'));
+    END LOOP;
+END $$;
+-- +goose StatementEnd
 
--- xid stands before id: defaults are evaluated in column order, so the
--- transaction has its xid before it takes a sequence value. The relay relies on
--- it to know when an id that it skipped can no longer appear.
-CREATE TABLE napkin_outbox (
-    xid        XID8     NOT NULL DEFAULT pg_current_xact_id(),
-    id         BIGINT   NOT NULL DEFAULT nextval('napkin_outbox_id_seq') PRIMARY KEY,
+-- The rows: inserted, never updated. Writers choose one of the four segments by
+-- their clock; a segment that was published long ago is emptied by TRUNCATE.
+CREATE TABLE napkin_outbox_0 (
     part       SMALLINT NOT NULL,
+    id         BIGINT   NOT NULL,
     topic      TEXT     NOT NULL,
     key        TEXT     NOT NULL,
     key_seq    BIGINT   NOT NULL,
     event_id   TEXT     NOT NULL,
     attributes BYTEA    NOT NULL,
     data       BYTEA    NOT NULL,
-    created    BIGINT   NOT NULL
+    created    BIGINT   NOT NULL,
+    PRIMARY KEY (part, id)
 );
+CREATE TABLE napkin_outbox_1 (LIKE napkin_outbox_0 INCLUDING ALL);
+CREATE TABLE napkin_outbox_2 (LIKE napkin_outbox_0 INCLUDING ALL);
+CREATE TABLE napkin_outbox_3 (LIKE napkin_outbox_0 INCLUDING ALL);
+CREATE VIEW napkin_outbox AS
+    SELECT * FROM napkin_outbox_0 UNION ALL SELECT * FROM napkin_outbox_1
+    UNION ALL SELECT * FROM napkin_outbox_2 UNION ALL SELECT * FROM napkin_outbox_3;
+
+-- Since when all that a segment holds is published, up to the id in high for
+-- each partition; 0 where that is not known.
+CREATE TABLE napkin_outbox_segment (
+    segment   SMALLINT NOT NULL PRIMARY KEY,
+    published BIGINT   NOT NULL,
+    high      TEXT     NOT NULL,
+    emptied   BIGINT   NOT NULL
+);
+INSERT INTO napkin_outbox_segment (segment, published, high, emptied) SELECT n, 0, '', 0 FROM generate_series(0, 3) AS n;
 
 -- Counts the events of each key. Its row lock also makes the writers of one key
 -- take turns, so the ids of a key are in the order of its commits.
@@ -26,52 +49,81 @@ CREATE TABLE napkin_outbox_key (
     PRIMARY KEY (topic, key)
 ) WITH (fillfactor = 70);
 
-CREATE TABLE napkin_outbox_relay (
-    name      TEXT   NOT NULL PRIMARY KEY,
-    cursor_id BIGINT NOT NULL,
-    trimmed   BIGINT NOT NULL,
-    epoch     BIGINT NOT NULL
-);
-INSERT INTO napkin_outbox_relay (name, cursor_id, trimmed, epoch) VALUES ('outbox', 0, 0, 0);
+-- How far each block of partitions is published, and by which of its successive
+-- relays: a JSON list of one id for each partition from first on, and for each
+-- topic the broker's log behind it as far as it is known to hold our events.
+CREATE TABLE napkin_outbox_block (
+    first   SMALLINT NOT NULL PRIMARY KEY,
+    size    SMALLINT NOT NULL,
+    epoch   BIGINT   NOT NULL,
+    cursors TEXT     NOT NULL,
+    streams TEXT     NOT NULL
+) WITH (fillfactor = 20); -- rewritten many times a second: leave room for HOT updates
+INSERT INTO napkin_outbox_block (first, size, epoch, cursors, streams)
+    SELECT 0, 64, 0, json_agg(0)::text, '{}' FROM generate_series(1, 64);
+CREATE VIEW napkin_outbox_cursor AS
+    SELECT (b.first + c.place - 1)::smallint AS part, c.id::bigint AS cursor_id
+    FROM napkin_outbox_block b CROSS JOIN LATERAL json_array_elements_text(b.cursors::json) WITH ORDINALITY AS c(id, place);
 
--- Ids that the cursor passed while no row was visible for them.
+-- Ids that a partition's cursor passed while no row was visible for them.
 CREATE TABLE napkin_outbox_hole (
-    lo    BIGINT NOT NULL PRIMARY KEY,
-    hi    BIGINT NOT NULL,
-    bound BIGINT NOT NULL
+    part  SMALLINT NOT NULL,
+    lo    BIGINT   NOT NULL,
+    hi    BIGINT   NOT NULL,
+    bound BIGINT   NOT NULL,
+    PRIMARY KEY (part, lo)
 );
 
 -- Rows that the cursor passed although they could not be published, and the
 -- rows behind them with the same key.
 CREATE TABLE napkin_outbox_stalled (
-    id       BIGINT NOT NULL PRIMARY KEY,
-    topic    TEXT   NOT NULL,
-    key      TEXT   NOT NULL,
-    attempts BIGINT NOT NULL,
-    retry_at BIGINT NOT NULL,
-    cause    TEXT   NOT NULL
+    part     SMALLINT NOT NULL,
+    id       BIGINT   NOT NULL,
+    topic    TEXT     NOT NULL,
+    key      TEXT     NOT NULL,
+    attempts BIGINT   NOT NULL,
+    retry_at BIGINT   NOT NULL,
+    cause    TEXT     NOT NULL,
+    PRIMARY KEY (part, id)
 );
 
--- The broker's log behind each topic, as far as it is known to hold our events.
-CREATE TABLE napkin_outbox_stream (
-    topic    TEXT   NOT NULL PRIMARY KEY,
-    identity TEXT   NOT NULL,
-    high_seq BIGINT NOT NULL
+-- Topics that fell behind the cursor as a whole, each with a cursor of its own.
+CREATE TABLE napkin_outbox_behind (
+    part      SMALLINT NOT NULL,
+    topic     TEXT     NOT NULL,
+    cursor_id BIGINT   NOT NULL,
+    PRIMARY KEY (part, topic)
 );
+
+-- Up to these ids, all of a block's events of the topic lie at or below seq.
 CREATE TABLE napkin_outbox_checkpoint (
-    topic     TEXT   NOT NULL,
-    seq       BIGINT NOT NULL,
-    cursor_id BIGINT NOT NULL,
-    created   BIGINT NOT NULL,
-    PRIMARY KEY (topic, seq)
+    first   SMALLINT NOT NULL,
+    size    SMALLINT NOT NULL,
+    topic   TEXT     NOT NULL,
+    seq     BIGINT   NOT NULL,
+    cursors TEXT     NOT NULL,
+    created BIGINT   NOT NULL,
+    PRIMARY KEY (first, size, topic, seq)
 );
 
 -- +goose Down
 DROP TABLE napkin_outbox_checkpoint;
-DROP TABLE napkin_outbox_stream;
+DROP TABLE napkin_outbox_behind;
 DROP TABLE napkin_outbox_stalled;
 DROP TABLE napkin_outbox_hole;
-DROP TABLE napkin_outbox_relay;
+DROP VIEW napkin_outbox_cursor;
+DROP TABLE napkin_outbox_block;
 DROP TABLE napkin_outbox_key;
-DROP TABLE napkin_outbox;
-DROP SEQUENCE napkin_outbox_id_seq;
+DROP TABLE napkin_outbox_segment;
+DROP VIEW napkin_outbox;
+DROP TABLE napkin_outbox_3;
+DROP TABLE napkin_outbox_2;
+DROP TABLE napkin_outbox_1;
+DROP TABLE napkin_outbox_0;
+-- +goose StatementBegin
+DO $$ BEGIN
+    FOR part IN 0..63 LOOP
+        EXECUTE format('DROP SEQUENCE napkin_outbox_seq_%s', to_char(part, 'FM00'));
+    END LOOP;
+END $$;
+-- +goose StatementEnd
