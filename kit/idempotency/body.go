@@ -32,22 +32,25 @@ type fingerprinter struct {
 
 var fingerprinters = sync.Pool{New: func() any { return &fingerprinter{Hash: sha256.New()} }}
 
-// part writes one part of a fingerprint, see [Fingerprint].
-func (f *fingerprinter) part(s string) {
-	f.buf = binary.BigEndian.AppendUint64(f.buf[:0], uint64(len(s)))
-	f.buf = append(f.buf, s...)
+// start begins a fingerprint with parts kept apart as by [Fingerprint].
+func (f *fingerprinter) start(parts ...string) {
+	f.buf = f.buf[:0]
+	for _, p := range parts {
+		f.buf = binary.BigEndian.AppendUint64(f.buf, uint64(len(p)))
+		f.buf = append(f.buf, p...)
+	}
+	f.Reset()
 	f.Write(f.buf)
+	if cap(f.buf) > 4<<10 {
+		f.buf = nil // a long URL's
+	}
 }
 
 // open starts the fingerprint of r in scope. The body comes last, so that it
 // needs no length before it and can be hashed as it passes by.
 func (b *hashedBody) open(w http.ResponseWriter, r *http.Request, scope string, limit int64) {
 	b.print = fingerprinters.Get().(*fingerprinter)
-	b.print.Reset()
-	b.print.part(r.Method)
-	b.print.part(r.URL.Path)
-	b.print.part(r.URL.RawQuery)
-	b.print.part(scope)
+	b.print.start(r.Method, r.URL.Path, r.URL.RawQuery, scope)
 	b.body, b.size = r.Body, r.ContentLength
 	if b.body == nil || b.body == http.NoBody {
 		b.body, b.done = http.NoBody, true

@@ -9,8 +9,9 @@ BEGIN
 	IF NOT pg_try_advisory_xact_lock(p_lock) THEN
 		RETURN false;
 	END IF;
-	RETURN NOT EXISTS (SELECT FROM napkin_idempotency
-		WHERE scope = p_scope AND operation = p_operation AND key = p_key AND expires > p_now);
+	PERFORM FROM napkin_idempotency
+		WHERE scope = p_scope AND operation = p_operation AND key = p_key AND expires > p_now;
+	RETURN NOT FOUND;
 END
 $$;
 -- +goose StatementEnd
