@@ -81,15 +81,21 @@ type Config struct {
 
 // Options are the connection options that suit this package: it reconnects for
 // ever, and what is published while there is no connection fails at once instead
-// of being sent later. name is shown by the server; logger may be nil.
+// of being sent later. name is shown by the server, and begins the subjects of
+// replies, so that permissions can keep them apart (see [Permissions]); logger may
+// be nil.
 func Options(name string, logger *slog.Logger) []nats.Option {
 	if logger == nil {
 		logger = slog.Default()
 	}
-	return []nats.Option{
+	var replies []nats.Option
+	if events.ValidTopic(name) == nil {
+		replies = append(replies, nats.CustomInboxPrefix(inbox(name)))
+	}
+	return append(replies,
 		nats.Name(name),
 		nats.MaxReconnects(-1),
-		nats.ReconnectWait(100 * time.Millisecond),
+		nats.ReconnectWait(100*time.Millisecond),
 		nats.ReconnectJitter(100*time.Millisecond, time.Second),
 		nats.ReconnectBufSize(-1),
 		nats.RetryOnFailedConnect(true),
@@ -101,7 +107,7 @@ func Options(name string, logger *slog.Logger) []nats.Option {
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			logger.Info("natsevents: reconnected", "server", nc.ConnectedUrlRedacted())
 		}),
-	}
+	)
 }
 
 // Broker is an events.Broker and events.Log on JetStream.
