@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,12 +78,24 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			for _, dialect := range []sqldb.Dialect{sqldb.SQLite, sqldb.Postgres} {
 				test := func(t *testing.T) {
 					c := newCrash(t, mode, dialect)
-					at := func(i int) (key, point string) { return fmt.Sprint("k-", i), points[i%len(points)].name }
-					c.start(t, 0, at)
-					for i := range rounds * len(points) {
-						if p := points[i%len(points)]; c.run(t, i, p, at) {
+					queue := slices.Repeat(points, rounds)
+					at := func(i int) (key, point string) {
+						if i == len(queue) {
+							return "", ""
+						}
+						return fmt.Sprint("k-", i), queue[i].name
+					}
+					for i := 0; i < len(queue); i++ {
+						if c.armed != i || c.server == nil {
+							c.start(t, i, at)
+						}
+						hit, starved := c.run(t, i, queue[i], at)
+						if starved && len(queue) < (rounds+3)*len(points) {
+							queue = append(queue, queue[i]) // it says nothing: a lease ran out under a living process
+						}
+						if hit && !starved {
 							mu.Lock()
-							hits[mode+"/"+dialect.String()+": "+p.name]++
+							hits[mode+"/"+dialect.String()+": "+queue[i].name]++
 							mu.Unlock()
 						}
 					}
@@ -122,6 +135,7 @@ type crash struct {
 	db        *sqldb.DB
 	client    *http.Client
 	server    *server
+	armed     int // for which run
 	addr      atomic.Pointer[string]
 }
 
@@ -164,8 +178,10 @@ func openCrash(t *testing.T, url string) *sqldb.DB {
 	return db
 }
 
-// run sends a hundred duplicates, the server dying at p, and reports whether it did.
-func (c *crash) run(t *testing.T, i int, p crashPoint, at func(int) (key, point string)) bool {
+// run sends a hundred duplicates, the server dying at p, and reports whether it
+// did. On a machine that lets a process stand still for longer than a lease the
+// run is starved: the effect may then be there more often.
+func (c *crash) run(t *testing.T, i int, p crashPoint, at func(int) (key, point string)) (hit, starved bool) {
 	t.Helper()
 	key, _ := at(i)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -202,7 +218,8 @@ func (c *crash) run(t *testing.T, i int, p crashPoint, at func(int) (key, point 
 	case <-c.server.ended:
 	case <-answered:
 	}
-	hit := c.server.stop()
+	first := c.server
+	hit = first.stop()
 	c.start(t, i+1, at)
 	<-answered
 	code, h, body, err := c.post(ctx, key)
@@ -225,16 +242,17 @@ func (c *crash) run(t *testing.T, i int, p crashPoint, at func(int) (key, point 
 	if fresh > 1 {
 		t.Errorf("%s: %d clients got an answer that is not a replay", p.name, fresh)
 	}
+	starved = first.lost.Load() || c.server.lost.Load()
 	for table, want := range map[string]int{"effects": p.runs, "keyed_effects": 1} {
 		var n int
 		if err := c.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM `+table+` WHERE k = $1`, key).Scan(&n); err != nil {
 			t.Fatal(err)
 		}
-		if hit && n != want || n == 0 {
+		if hit && n != want && !(starved && table == "effects") || n == 0 {
 			t.Errorf("%s: %d rows in %s, want %d", p.name, n, table, want)
 		}
 	}
-	return hit
+	return hit, starved
 }
 
 func (c *crash) post(ctx context.Context, key string) (code int, h http.Header, body string, err error) {
@@ -257,6 +275,7 @@ type server struct {
 	cmd   *exec.Cmd
 	ended chan struct{} // reaped
 	hit   atomic.Bool
+	lost  atomic.Bool // a lease
 }
 
 // start starts the server, which is to die at the i-th point.
@@ -285,6 +304,9 @@ func (c *crash) start(t *testing.T, i int, at func(int) (key, point string)) {
 			if strings.HasPrefix(sc.Text(), "hit ") {
 				s.hit.Store(true)
 			}
+			if sc.Text() == "lost" {
+				s.lost.Store(true)
+			}
 		}
 		_ = cmd.Wait() // killed: that is no news
 	}()
@@ -294,7 +316,14 @@ func (c *crash) start(t *testing.T, i int, at func(int) (key, point string)) {
 	case <-s.ended:
 		t.Fatal("the server ended before it served")
 	}
-	c.server = s
+	c.stopServer()
+	c.server, c.armed = s, i
+}
+
+func (c *crash) stopServer() {
+	if c.server != nil {
+		c.server.stop()
+	}
 }
 
 // stop kills the process where it still runs, and reports whether it died at its point.
@@ -472,6 +501,17 @@ func (s killingStore) Complete(ctx context.Context, c idempotency.Claim, r idemp
 	err := s.Store.Complete(ctx, c, r)
 	if err == nil {
 		s.k.at(c.Key.Value, "answer stored")
+	}
+	return s.notice(err)
+}
+
+func (s killingStore) Renew(ctx context.Context, c idempotency.Claim, ttl time.Duration) error {
+	return s.notice(s.Store.Renew(ctx, c, ttl))
+}
+
+func (killingStore) notice(err error) error {
+	if errors.Is(err, idempotency.ErrLeaseLost) {
+		fmt.Println("lost")
 	}
 	return err
 }

@@ -50,6 +50,13 @@ func (l *Leased) Claim(ctx context.Context, k idempotency.Key, ttl time.Duration
 	if err := k.Validate(); err != nil {
 		return idempotency.Claim{}, nil, err
 	}
+	if l.db.Dialect == sqldb.SQLite {
+		// Duplicates look on the read pool first: were they to queue for the one
+		// writer, the claim's holder could not renew and complete in time.
+		if stored, held, err := l.peek(ctx, k); err != nil || held {
+			return idempotency.Claim{}, stored, err
+		}
+	}
 	c := idempotency.Claim{Key: k, Token: rand.Text()}
 	now := l.clock()
 	// One statement decides: the row is new, its result has expired, or its
@@ -70,15 +77,33 @@ OR (have.done = 0 AND have.lease_until <= `+now+` AND have.fingerprint = exclude
 	} else if n == 1 {
 		return c, nil, nil
 	}
-	stored, err := l.read(ctx, k)
+	stored, err := l.read(ctx, l.db.Write, k)
 	return idempotency.Claim{}, stored, err
 }
 
+// peek is read without the write connection; held says whether the key is taken,
+// by a live claim or a result that is still kept.
+func (l *Leased) peek(ctx context.Context, k idempotency.Key) (stored *idempotency.Response, held bool, err error) {
+	now := l.clock()
+	var live int
+	err = l.db.Read.QueryRowContext(ctx, `SELECT count(*) FROM napkin_idempotency_leased
+WHERE scope = $1 AND operation = $2 AND key = $3 AND (done = 0 AND lease_until > `+now+` OR done = 1 AND expires > `+now+`)`,
+		k.Scope, k.Operation, k.Value).Scan(&live)
+	if err != nil {
+		return nil, false, failed("look for the key", err)
+	}
+	if live == 0 {
+		return nil, false, nil
+	}
+	stored, err = l.read(ctx, l.db.Read, k)
+	return stored, true, err
+}
+
 // read returns what stands in the way of a claim.
-func (l *Leased) read(ctx context.Context, k idempotency.Key) (*idempotency.Response, error) {
+func (l *Leased) read(ctx context.Context, db *sql.DB, k idempotency.Key) (*idempotency.Response, error) {
 	var found found
 	var done, omitted int
-	err := l.db.Write.QueryRowContext(ctx, `SELECT fingerprint, done, code, header, content_type, body, body_omitted
+	err := db.QueryRowContext(ctx, `SELECT fingerprint, done, code, header, content_type, body, body_omitted
 FROM napkin_idempotency_leased WHERE scope = $1 AND operation = $2 AND key = $3`, k.Scope, k.Operation, k.Value).
 		Scan(&found.fingerprint, &done, &found.r.Code, &found.header, &found.r.ContentType, &found.r.Body, &omitted)
 	if errors.Is(err, sql.ErrNoRows) {
