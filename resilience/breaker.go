@@ -267,6 +267,7 @@ func (b *Breaker) Execute(ctx context.Context, fn func(context.Context) error) e
 // little else. again is true if the breaker left the closed state before fn was
 // called.
 func (b *Breaker) executeClosed(ctx context.Context, fn func(context.Context) error) (err error, again bool) {
+	defer b.events.dispatch() // also where fn panics and that opens the breaker
 	// Nothing here escapes, so the closure costs no allocation.
 	_, cbErr := b.cb.Execute(func() (struct{}, error) {
 		if wordState(b.word.Load()) != BreakerClosed {
@@ -288,9 +289,6 @@ func (b *Breaker) executeClosed(ctx context.Context, fn func(context.Context) er
 	})
 	if cbErr == gobreaker.ErrOpenState || cbErr == gobreaker.ErrTooManyRequests { //nolint:errorlint // never wrapped
 		again = true
-	}
-	if b.events.pending.Load() {
-		b.events.dispatch()
 	}
 	return err, again
 }

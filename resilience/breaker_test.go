@@ -130,6 +130,23 @@ func TestBreakerNeutralWhateverIsClassified(t *testing.T) {
 	}
 }
 
+// The panic that opens the breaker is told of before it reaches the caller.
+func TestBreakerTellsOfAPanic(t *testing.T) {
+	var changes int
+	b := mustBreaker(t, &BreakerConfig{MinCalls: 1}, func(_, to BreakerState) {
+		if to == BreakerOpen {
+			changes++
+		}
+	})
+	func() {
+		defer func() { _ = recover() }()
+		_ = b.Execute(t.Context(), func(context.Context) error { panic("boom") })
+	}()
+	if changes != 1 {
+		t.Fatalf("the hook was called %d times, want once", changes)
+	}
+}
+
 // A dependency that hangs until the caller's deadline has failed.
 func TestBreakerCountsDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
