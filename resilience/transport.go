@@ -60,7 +60,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
-	r := &roundTrip{t: t, p: p, req: req, replayable: replayable(req)}
+	r := &roundTrip{t: t, p: p, req: req, overlap: p.hedge != nil, replayable: replayable(req)}
 	call := Call{
 		Idempotent: r.replayable && idempotentRequest(req),
 		OwnTimeout: true,
@@ -98,12 +98,26 @@ type roundTrip struct {
 	begun time.Time // zero: hedged, or without deadlines
 
 	mu         sync.Mutex
-	sent       int32        // attempts begun
-	over       bool         // the call has returned: what comes now is nobody's
-	replayable bool         // set at the start
+	sent       int32 // attempts begun
+	over       bool  // the call has returned: what comes now is nobody's
+	overlap    bool  // attempts may overlap; set at the start, as is the next
+	replayable bool
 	kept       *httpAttempt // the one whose response is the call's, as things stand
 	first      httpAttempt  // usually the only one
 	more       []*httpAttempt
+}
+
+// lock is for what attempts that overlap share. Others need none.
+func (r *roundTrip) lock() {
+	if r.overlap {
+		r.mu.Lock()
+	}
+}
+
+func (r *roundTrip) unlock() {
+	if r.overlap {
+		r.mu.Unlock()
+	}
 }
 
 // httpAttempt is one attempt: its context, which lives until the body of its
@@ -168,9 +182,9 @@ func (a *httpAttempt) send(base http.RoundTripper, req *http.Request) (*http.Res
 // The response of one that failed is discarded first, so that its connection
 // serves this one.
 func (r *roundTrip) begin() (a *httpAttempt, n int) {
-	r.mu.Lock()
+	r.lock()
 	if r.over {
-		r.mu.Unlock()
+		r.unlock()
 		return nil, 0
 	}
 	r.sent++
@@ -183,7 +197,7 @@ func (r *roundTrip) begin() (a *httpAttempt, n int) {
 	if r.kept != nil && r.kept.failed {
 		failed, r.kept = r.kept, nil
 	}
-	r.mu.Unlock()
+	r.unlock()
 	if failed != nil {
 		failed.discard()
 	}
@@ -193,14 +207,14 @@ func (r *roundTrip) begin() (a *httpAttempt, n int) {
 // keep decides between the attempt's response and the one that came before: the
 // first success stays, else the latest response.
 func (r *roundTrip) keep(a *httpAttempt) {
-	r.mu.Lock()
+	r.lock()
 	loser := r.kept
 	if r.over || loser != nil && !loser.failed {
 		loser = a
 	} else {
 		r.kept = a
 	}
-	r.mu.Unlock()
+	r.unlock()
 	if loser != nil {
 		loser.discard()
 	}
@@ -209,8 +223,8 @@ func (r *roundTrip) keep(a *httpAttempt) {
 // settle ends the call: attempts that are still under way have lost. It returns
 // the one with the call's response, if any.
 func (r *roundTrip) settle() (kept *httpAttempt, sent bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lock()
+	defer r.unlock()
 	r.over = true
 	if r.kept != &r.first {
 		r.first.Cancel()
