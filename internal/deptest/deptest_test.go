@@ -83,6 +83,32 @@ func TestCorePackagesStayLight(t *testing.T) {
 	}
 }
 
+// TestPactStaysInItsEngine: pact-go needs cgo and a native library, so one package imports it, behind the
+// tag pact; everything else builds and is documented without either.
+func TestPactStaysInItsEngine(t *testing.T) {
+	const engine = root + "/contracttest/internal/engine"
+	seen := false
+	for _, args := range [][]string{{"./..."}, {"-tags", "pact", "./..."}} {
+		for _, p := range list(t, ".", args...) {
+			for _, imp := range p.Imports {
+				pact := hasPrefix(imp, "github.com/pact-foundation") || imp == "C"
+				if pact && p.ImportPath != engine {
+					t.Errorf("%s imports %s: only %s does", p.ImportPath, imp, engine)
+				}
+				if pact && p.ImportPath == engine {
+					seen = true
+					if !slices.Contains(args, "pact") {
+						t.Errorf("%s imports %s without the tag pact", engine, imp)
+					}
+				}
+			}
+		}
+	}
+	if !seen {
+		t.Errorf("%s does not import pact-go: is the tag still pact?", engine)
+	}
+}
+
 // TestProductionCodeIsFreeOfTestCode: packages whose name ends in "test" are for tests, and only they may import testing.
 // One program may too: the simulator, whose virtual time is that of testing/synctest.
 func TestProductionCodeIsFreeOfTestCode(t *testing.T) {
