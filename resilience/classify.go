@@ -103,7 +103,7 @@ func Classify(err error) Class {
 // alone. In an outage every call asks, and walking with errors.As costs more
 // than the call did.
 func isLeaf(err error) bool {
-	switch err.(type) {
+	switch err.(type) { //nolint:errorlint // it asks about err itself
 	case interface{ Unwrap() error }, interface{ Unwrap() []error }, interface{ Is(error) bool }, interface{ As(any) bool }:
 		return false
 	}
