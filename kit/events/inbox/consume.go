@@ -25,6 +25,11 @@ func (c *Consumer[T]) consume(ctx context.Context, n *lease.Node, s events.Subsc
 		wg.Go(func() { c.work(work, q) })
 	}
 	wg.Go(func() { c.heartbeat(work, q) })
+	redriven := make(chan struct{})
+	go func() {
+		defer close(redriven)
+		c.redriveLoop(ctx, work, q)
+	}()
 	blocks := make(map[string]events.Block)
 	var names []string
 	for _, b := range events.Blocks(c.cfg.Blocks) {
@@ -32,22 +37,28 @@ func (c *Consumer[T]) consume(ctx context.Context, n *lease.Node, s events.Subsc
 		blocks[b.String()] = b
 	}
 	err := n.Share(ctx, names, func(ctx context.Context, l lease.Lease) error {
-		return c.consumeBlock(ctx, work, q, s, blocks[l.Name])
+		return c.consumeBlock(ctx, q, s, blocks[l.Name])
 	})
 	q.close()
+	t := time.NewTimer(c.cfg.DrainTimeout)
+	defer t.Stop()
+	select {
+	case <-redriven:
+	case <-t.C: // what it handles is rolled back and keeps its place
+	}
 	end()
+	<-redriven
 	wg.Wait()
 	return err
 }
 
 // consumeBlock receives the events of one block while this replica holds it.
-func (c *Consumer[T]) consumeBlock(ctx, work context.Context, q *queues, s events.Subscription, b events.Block) error {
+func (c *Consumer[T]) consumeBlock(ctx context.Context, q *queues, s events.Subscription, b events.Block) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.Block = b
 	q.open(b)
 	var wg sync.WaitGroup
-	wg.Go(func() { c.redriveLoop(ctx, work, q, b) })
 	if b.Index == 0 {
 		wg.Go(func() { c.trimLoop(ctx) })
 	}

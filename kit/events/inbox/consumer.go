@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/napkin-kit/napkin/internal/lease"
@@ -142,7 +141,7 @@ type Consumer[T any] struct {
 	pace     *pace
 	topics   []string
 	types    []string
-	redrive  sync.Map // the blocks that run here, each with what wakes its redrive loop
+	redrive  chan struct{} // wakes the redrive loop
 }
 
 type route struct{ topic, typ string }
@@ -150,7 +149,7 @@ type route struct{ topic, typ string }
 // NewConsumer returns a consumer. name is its durable name at the broker and in
 // the inbox: usually the service's. Transactions are opened by r on db.
 func NewConsumer[T any](name string, db *sqldb.DB, r sqldb.Runner[T], sub events.Subscriber, cfg *ConsumerConfig) (*Consumer[T], error) {
-	c := &Consumer[T]{name: name, db: db, runner: r, sub: sub, handlers: make(map[route]entry[T])}
+	c := &Consumer[T]{name: name, db: db, runner: r, sub: sub, handlers: make(map[route]entry[T]), redrive: make(chan struct{}, 1)}
 	if cfg != nil {
 		c.cfg = *cfg
 	}

@@ -111,13 +111,10 @@ func (c *Consumer[T]) Drop(ctx context.Context, id int64) error {
 }
 
 func (c *Consumer[T]) wakeRedrive() {
-	c.redrive.Range(func(_, wake any) bool {
-		select {
-		case wake.(chan struct{}) <- struct{}{}:
-		default:
-		}
-		return true
-	})
+	select {
+	case c.redrive <- struct{}{}:
+	default:
+	}
 }
 
 const letterColumns = `id, consumer, state, topic, key, event_id, attributes, data, cause, attempts, created, resolved, history`

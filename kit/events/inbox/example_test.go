@@ -67,3 +67,47 @@ func Example() {
 	// a mail for event 2 of order o-1
 	// <nil> 1
 }
+
+func ExampleConsumer_HandleBatch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	dir, err := os.MkdirTemp("", "inbox")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	db, err := sqlitedb.Open(ctx, filepath.Join(dir, "stats.db"), nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer db.Close()
+	if err := migrate.Up(ctx, db, inbox.Set, inbox.Migrations(db.Dialect)); err != nil {
+		fmt.Println(err)
+		return
+	}
+	broker := memevents.New(nil)
+	for i := range 5 {
+		e := events.Event{ID: fmt.Sprint(i), Source: "order", Type: "shop.order.v1.OrderCreated", Topic: "orders", Key: fmt.Sprint("o-", i)}
+		if err := broker.Publish(ctx, e); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	c, err := inbox.NewConsumer("stats", db, sqldb.Std(db), broker, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	total := 0
+	c.HandleBatch("orders", "shop.order.v1.OrderCreated", func(ctx context.Context, _ *sql.Tx, evs []events.Event) error {
+		total += len(evs) // one statement for all of them
+		if total == 5 {
+			sqldb.AfterCommit(ctx, cancel)
+		}
+		return nil
+	})
+	fmt.Println(c.Run(ctx), total)
+	// Output: <nil> 5
+}

@@ -16,7 +16,8 @@ type queues struct {
 	gate gate
 
 	mu     sync.Mutex
-	wake   *sync.Cond // of workers, and of those who wait for a block to end
+	wake   *sync.Cond // of workers
+	idle   *sync.Cond // of those who wait until nothing of a block is worked on
 	closed bool
 	blocks map[events.Block]bool // those that this replica holds
 	byKey  map[route]*queue      // topic and key
@@ -73,7 +74,7 @@ func (j *job) each(f func(*item)) {
 
 func newQueues() *queues {
 	q := &queues{blocks: make(map[events.Block]bool), byKey: make(map[route]*queue), timers: make(map[*queue]*time.Timer)}
-	q.wake = sync.NewCond(&q.mu)
+	q.wake, q.idle = sync.NewCond(&q.mu), sync.NewCond(&q.mu)
 	return q
 }
 
@@ -82,6 +83,18 @@ func (q *queues) open(b events.Block) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.blocks[b] = true
+}
+
+// holds tells whether this replica holds the partition of a key.
+func (q *queues) holds(key string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for b := range q.blocks {
+		if b.Contains(events.Partition(key)) {
+			return true
+		}
+	}
+	return false
 }
 
 // add takes a delivery; it never blocks. The broker bounds their number.
@@ -132,7 +145,7 @@ func (q *queues) push(x *queue) {
 		delete(q.timers, x)
 	}
 	q.ready = append(q.ready, x)
-	q.wake.Broadcast()
+	q.wake.Signal()
 }
 
 // next waits for queues whose heads may be worked on and takes up to limit events
@@ -242,7 +255,7 @@ func (q *queues) forget(x *queue) {
 		t.Stop()
 		delete(q.timers, x)
 	}
-	q.wake.Broadcast()
+	q.idle.Broadcast()
 }
 
 // release gives a block up: it forgets what is queued, waits until nothing of it
@@ -271,7 +284,7 @@ func (q *queues) release(b events.Block, drain time.Duration) {
 	})
 	defer t.Stop()
 	for q.busy(b) {
-		q.wake.Wait()
+		q.idle.Wait()
 	}
 }
 

@@ -11,28 +11,27 @@ import (
 	"github.com/napkin-kit/napkin/kit/sqldb"
 )
 
-// redriveLoop drains the keys of a block that may go on.
-func (c *Consumer[T]) redriveLoop(ctx, work context.Context, q *queues, b events.Block) {
-	wake := make(chan struct{}, 1)
-	c.redrive.Store(b, wake)
-	defer c.redrive.Delete(b)
+// redriveLoop drains the keys that may go on, of the blocks that this replica
+// holds. Where another one took such a block meanwhile, the rows' locks keep the
+// two apart.
+func (c *Consumer[T]) redriveLoop(ctx, work context.Context, q *queues) {
 	tick := time.NewTicker(c.cfg.RedrivePoll)
 	defer tick.Stop()
 	for {
-		if err := c.redriveAll(ctx, work, q, b); err != nil && ctx.Err() == nil {
+		if err := c.redriveAll(ctx, work, q); err != nil && ctx.Err() == nil {
 			c.cfg.Logger.WarnContext(ctx, "inbox: redriving failed, trying again", "consumer", c.name, "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-wake:
+		case <-c.redrive:
 		case <-tick.C:
 		}
 	}
 }
 
-func (c *Consumer[T]) redriveAll(ctx, work context.Context, q *queues, b events.Block) error {
-	keys, letters, err := c.redriveWork(work, b)
+func (c *Consumer[T]) redriveAll(ctx, work context.Context, q *queues) error {
+	keys, letters, err := c.redriveWork(work, q)
 	if err != nil {
 		return err
 	}
@@ -57,8 +56,8 @@ func (c *Consumer[T]) redriveAll(ctx, work context.Context, q *queues, b events.
 	return nil
 }
 
-// redriveWork lists the keys of a block to drain, and the letters without a key.
-func (c *Consumer[T]) redriveWork(ctx context.Context, b events.Block) (keys []route, letters []int64, err error) {
+// redriveWork lists the keys to drain, and the letters without a key.
+func (c *Consumer[T]) redriveWork(ctx context.Context, q *queues) (keys []route, letters []int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.HandlerTimeout)
 	defer cancel()
 	rows, err := c.db.Read.QueryContext(ctx, `SELECT topic, key, 0 FROM napkin_parked_key WHERE consumer = $1 AND draining = 1
@@ -73,7 +72,7 @@ func (c *Consumer[T]) redriveWork(ctx context.Context, b events.Block) (keys []r
 		if err := rows.Scan(&k.topic, &k.typ, &id); err != nil {
 			return nil, nil, err
 		}
-		if !b.Contains(events.Partition(k.typ)) {
+		if !q.holds(k.typ) {
 			continue
 		}
 		if id == 0 {
