@@ -50,7 +50,8 @@
 // stub. In the file a call is an exchange of ProtoJSON with the status, metadata,
 // deadline and error details beside it; the provider gets a real gRPC call. So a
 // field that was renamed is flagged although the wire would not show it: names are
-// part of a contract that JSON clients, logs and people read. Unary calls and server
+// part of a contract that JSON clients, logs and people read. What only the wire
+// would show, a field under a new number, is for `napkin contract breaking`. Unary calls and server
 // streams are covered; a stream that does not end is contracted by its first messages
 // ([GRPC.Open]).
 //

@@ -227,8 +227,32 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// A folder of contracts, limited to one consumer's.
 func ExampleDir() {
-	_, err := pact.Dir("testdata").Pacts(context.Background(), "order")
-	fmt.Println(err != nil)
-	// Output: true
+	dir, err := os.MkdirTemp("", "contracts-")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	for _, consumer := range []string{"web", "till"} {
+		f, err := pact.New(consumer, "order", map[string]any{
+			"type": "Synchronous/HTTP", "description": "reading an order",
+			"request": map[string]any{"method": "GET", "path": "/orders/1"}, "response": map[string]any{"status": 200},
+		})
+		if err == nil {
+			_, err = pact.Merge(dir, f)
+		}
+		if err != nil {
+			fmt.Println(err)
+		}
+	}
+	pacts, err := pact.Consumers(pact.Dir(dir), "web").Pacts(context.Background(), "order")
+	for _, p := range pacts {
+		fmt.Println(p.Consumer, "relies on:", p.Interactions[0].Name())
+	}
+	fmt.Println(err)
+	// Output:
+	// web relies on: reading an order
+	// <nil>
 }

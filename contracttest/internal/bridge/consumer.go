@@ -34,7 +34,7 @@ type Call struct {
 // NewServer returns a gRPC server that answers every call by an exchange with the
 // mock provider at url. calls are by the method's full name.
 func NewServer(url string, types Types, calls map[string]Call, opts ...grpc.ServerOption) *grpc.Server {
-	s := &server{url: url, types: types, calls: calls}
+	s := &server{url: url, types: types, calls: calls, http: &http.Transport{DisableKeepAlives: true}} // nothing stays behind
 	return grpc.NewServer(append(opts, grpc.UnknownServiceHandler(s.handle))...)
 }
 
@@ -42,6 +42,7 @@ type server struct {
 	url   string
 	types Types
 	calls map[string]Call
+	http  http.RoundTripper
 }
 
 func (s *server) handle(_ any, stream grpc.ServerStream) error {
@@ -101,7 +102,7 @@ func (s *server) exchange(ctx context.Context, full string, in proto.Message) (*
 	if call.Messages > 0 {
 		req.Header.Set(MessagesHeader, strconv.Itoa(call.Messages))
 	}
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	resp, err := s.http.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
