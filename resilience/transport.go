@@ -180,7 +180,7 @@ func (a *httpAttempt) send(base http.RoundTripper, req *http.Request) (*http.Res
 
 // begin returns the next attempt, nil if it is too late for one, and its number.
 // The response of one that failed is discarded first, so that its connection
-// serves this one.
+// serves this one; not where attempts overlap, since it may yet be the call's.
 func (r *roundTrip) begin() (a *httpAttempt, n int) {
 	r.lock()
 	if r.over {
@@ -194,7 +194,7 @@ func (r *roundTrip) begin() (a *httpAttempt, n int) {
 		r.more = append(r.more, a)
 	}
 	var failed *httpAttempt
-	if r.kept != nil && r.kept.failed {
+	if !r.overlap && r.kept != nil && r.kept.failed {
 		failed, r.kept = r.kept, nil
 	}
 	r.unlock()

@@ -2,6 +2,7 @@ package grpcresilience
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -17,32 +18,36 @@ import (
 // attempt that decides the call is seen by the caller.
 func hedged(ctx context.Context, p *resilience.Pipeline, call resilience.Call, u *unary, reply proto.Message, opts []grpc.CallOption) error {
 	var (
-		mu      sync.Mutex
-		over    bool
-		decided *hedgedAttempt // the first success, else the last that failed
-		won     bool
+		mu    sync.Mutex
+		over  bool
+		ended []*hedgedAttempt
 	)
 	kind := reply.ProtoReflect().Type() // asked now: a late attempt must not look at reply
 	err := p.Call(ctx, call, func(ctx context.Context) error {
 		a := newHedgedAttempt(u, kind.New().Interface(), opts)
-		err := a.attempt(ctx)
+		a.err = a.attempt(ctx)
 		mu.Lock()
 		defer mu.Unlock()
-		if !over && !won {
-			decided, won = a, err == nil
+		if !over {
+			ended = append(ended, a)
 		}
-		return err
+		return a.err
 	})
 	mu.Lock()
 	defer mu.Unlock()
 	over = true
-	if decided == nil {
-		return err
-	}
-	decided.publish()
-	if err == nil {
-		proto.Reset(reply)
-		proto.Merge(reply, decided.reply.(proto.Message))
+	for _, a := range ended {
+		// The first success, or the very failure that the call ends with.
+		if err == nil && a.err == nil {
+			proto.Reset(reply)
+			proto.Merge(reply, a.reply.(proto.Message))
+			a.publish()
+			break
+		}
+		if err != nil && a.err != nil && errors.Is(err, a.err) {
+			a.publish()
+			break
+		}
 	}
 	return err
 }
@@ -54,6 +59,7 @@ type hedgedAttempt struct {
 	header   metadata.MD
 	trailers metadata.MD
 	peer     peer.Peer
+	err      error
 }
 
 func newHedgedAttempt(u *unary, reply proto.Message, opts []grpc.CallOption) *hedgedAttempt {
