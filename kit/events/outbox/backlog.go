@@ -33,26 +33,35 @@ type Backlog struct {
 // Empty reports whether everything appended so far is published.
 func (b Backlog) Empty() bool { return b.Unpublished == 0 && b.OpenHoles == 0 }
 
-// A stalled row lies below the cursor, but may lie above that of its topic where
-// the topic is behind.
+// An event may be in several of them: a row that appeared in a hole may be of a
+// topic that is behind.
 const backlogSQL = `WITH pending AS (
-	SELECT o.part, o.id, o.created FROM napkin_outbox_cursor c JOIN napkin_outbox o ON o.part = c.part AND o.id > c.cursor_id
+	SELECT o.part, o.id, o.created FROM napkin_outbox_cursor c %[1]s napkin_outbox o WHERE o.part = c.part AND o.id > c.cursor_id%[2]s
 	UNION
-	SELECT o.part, o.id, o.created FROM napkin_outbox_behind b JOIN napkin_outbox o ON o.part = b.part AND o.id > b.cursor_id AND o.topic = b.topic
+	SELECT o.part, o.id, o.created FROM napkin_outbox_behind c %[1]s napkin_outbox o WHERE o.part = c.part AND o.id > c.cursor_id AND o.topic = c.topic%[2]s
 	UNION
-	SELECT o.part, o.id, o.created FROM napkin_outbox_hole h JOIN napkin_outbox o ON o.part = h.part AND o.id BETWEEN h.lo AND h.hi
+	SELECT o.part, o.id, o.created FROM napkin_outbox_hole c %[1]s napkin_outbox o WHERE o.part = c.part AND o.id BETWEEN c.lo AND c.hi%[2]s
 	UNION
-	SELECT o.part, o.id, o.created FROM napkin_outbox_stalled s JOIN napkin_outbox o ON o.part = s.part AND o.id = s.id)
+	SELECT o.part, o.id, o.created FROM napkin_outbox_stalled c %[1]s napkin_outbox o WHERE o.part = c.part AND o.id = c.id%[2]s)
 SELECT (SELECT count(*) FROM pending), (SELECT min(created) FROM pending),
 	(SELECT count(*) FROM napkin_outbox_hole), (SELECT count(*) FROM napkin_outbox_stalled),
 	(SELECT max(emptied) FROM napkin_outbox_segment)`
+
+// backlogQuery keeps PostgreSQL from reading all rows for the few beyond the
+// cursors: it looks into the index for each partition.
+func backlogQuery(d sqldb.Dialect) string {
+	if d == sqldb.Postgres {
+		return fmt.Sprintf(backlogSQL, `CROSS JOIN LATERAL (SELECT * FROM`, ` OFFSET 0) AS o`)
+	}
+	return fmt.Sprintf(backlogSQL, `CROSS JOIN`, ``)
+}
 
 // ReadBacklog reads what the outbox in db still has to publish. It needs no
 // relay, so an operator's command can call it.
 func ReadBacklog(ctx context.Context, db *sqldb.DB) (Backlog, error) {
 	var b Backlog
 	var oldest, trimmed sql.NullInt64
-	err := db.Read.QueryRowContext(ctx, backlogSQL).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled, &trimmed)
+	err := db.Read.QueryRowContext(ctx, backlogQuery(db.Dialect)).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled, &trimmed)
 	if err != nil {
 		return Backlog{}, fmt.Errorf("outbox: read the backlog: %w", err)
 	}

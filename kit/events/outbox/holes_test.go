@@ -48,7 +48,7 @@ func (c *watchedConn) QueryContext(ctx context.Context, query string, args []dri
 	switch {
 	case strings.Contains(query, "pg_snapshot_xmin"):
 		c.b.fence = true
-	case c.b.fence && strings.Contains(query, "napkin_outbox o"):
+	case c.b.fence && strings.Contains(query, "napkin_outbox_read"):
 		c.b.fence = false
 		then, c.b.then = c.b.then, nil
 	}

@@ -35,16 +35,8 @@ type batch struct {
 const (
 	rowColumns = `o.part, o.id, o.topic, o.key, o.key_seq`
 
-	// One index scan for each range and segment, merged by id; of a topic that is
-	// passed by only the ids are read.
-	fetchPostgresSQL = `SELECT ` + rowColumns + `,
-	CASE WHEN o.topic <> ALL($5::text[]) THEN o.attributes END, CASE WHEN o.topic <> ALL($5::text[]) THEN o.data END
-FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS s (part, lo, hi) CROSS JOIN LATERAL (
-	SELECT * FROM napkin_outbox o WHERE o.part = s.part AND o.id BETWEEN s.lo AND s.hi ORDER BY o.part, o.id LIMIT $4) AS o`
-	fetchTopicPostgresSQL = `SELECT ` + rowColumns + `, o.attributes, o.data
-FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS s (part, lo, hi) CROSS JOIN LATERAL (
-	SELECT * FROM napkin_outbox o WHERE o.part = s.part AND o.id BETWEEN s.lo AND s.hi AND o.topic = $5
-	ORDER BY o.part, o.id LIMIT $4) AS o`
+	fetchPostgresSQL = `SELECT ` + rowColumns + `, o.attributes, o.data
+FROM napkin_outbox_read($1::smallint[], $2::bigint[], $3::bigint[], $4::int, $5::text[], $6::text) AS o`
 
 	fetchSQLiteSQL = `SELECT ` + rowColumns + `, CASE WHEN o.topic NOT IN (SELECT value FROM json_each($4)) THEN o.attributes END,
 	CASE WHEN o.topic NOT IN (SELECT value FROM json_each($4)) THEN o.data END
@@ -62,7 +54,7 @@ func (r *Relay) fetch(ctx context.Context, spans []span, limit int, passed []str
 	if r.db.Dialect == sqldb.SQLite {
 		return r.fetchEach(ctx, fetchSQLiteSQL, spans, limit, jsonText(passed))
 	}
-	return r.fetchAll(ctx, fetchPostgresSQL, spans, limit, passed)
+	return r.fetchAll(ctx, spans, limit, passed, "")
 }
 
 // fetchTopic is fetch for the rows of one topic.
@@ -70,16 +62,16 @@ func (r *Relay) fetchTopic(ctx context.Context, spans []span, limit int, topic s
 	if r.db.Dialect == sqldb.SQLite {
 		return r.fetchEach(ctx, fetchTopicSQLiteSQL, spans, limit, topic)
 	}
-	return r.fetchAll(ctx, fetchTopicPostgresSQL, spans, limit, topic)
+	return r.fetchAll(ctx, spans, limit, []string{}, topic)
 }
 
-func (r *Relay) fetchAll(ctx context.Context, query string, spans []span, limit int, last any) (out []row, err error) {
+func (r *Relay) fetchAll(ctx context.Context, spans []span, limit int, passed []string, topic string) (out []row, err error) {
 	for some := range slices.Chunk(spans, maxSpans) {
 		part, lo, hi := make([]int16, len(some)), make([]int64, len(some)), make([]int64, len(some))
 		for i, s := range some {
 			part[i], lo[i], hi[i] = int16(s.part), s.lo, s.hi //nolint:gosec // below 64
 		}
-		err := each(ctx, r.db.Read, func(rows *sql.Rows) error { return scanRow(rows, &out) }, query, part, lo, hi, limit, last)
+		err := each(ctx, r.db.Read, func(rows *sql.Rows) error { return scanRow(rows, &out) }, fetchPostgresSQL, part, lo, hi, limit, passed, topic)
 		if err != nil {
 			return nil, err
 		}

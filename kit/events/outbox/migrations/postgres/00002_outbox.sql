@@ -30,6 +30,27 @@ CREATE VIEW napkin_outbox AS
     SELECT * FROM napkin_outbox_0 UNION ALL SELECT * FROM napkin_outbox_1
     UNION ALL SELECT * FROM napkin_outbox_2 UNION ALL SELECT * FROM napkin_outbox_3;
 
+-- Reads up to most rows of each range of ids, of one topic or ('') of all, and of
+-- the topics in passed their ids only: one index scan for each range and segment,
+-- merged by id. It is a function because its plan must not depend on statistics,
+-- which are wrong for a segment that has just begun to fill.
+-- +goose StatementBegin
+CREATE FUNCTION napkin_outbox_read(parts SMALLINT[], los BIGINT[], his BIGINT[], most INT, passed TEXT[], only_topic TEXT)
+RETURNS TABLE (part SMALLINT, id BIGINT, topic TEXT, key TEXT, key_seq BIGINT, attributes BYTEA, data BYTEA)
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT o.part, o.id, o.topic, o.key, o.key_seq,
+        CASE WHEN o.topic <> ALL(passed) THEN o.attributes END, CASE WHEN o.topic <> ALL(passed) THEN o.data END
+    FROM unnest(parts, los, his) AS s (part, lo, hi) CROSS JOIN LATERAL (
+        SELECT * FROM napkin_outbox o
+        WHERE o.part = s.part AND o.id >= s.lo AND o.id <= s.hi AND (only_topic = '' OR o.topic = only_topic)
+        ORDER BY o.part, o.id LIMIT most) AS o;
+END $$;
+-- +goose StatementEnd
+
 -- Since when all that a segment holds is published, up to the id in high for
 -- each partition; 0 where that is not known.
 CREATE TABLE napkin_outbox_segment (
@@ -115,6 +136,7 @@ DROP VIEW napkin_outbox_cursor;
 DROP TABLE napkin_outbox_block;
 DROP TABLE napkin_outbox_key;
 DROP TABLE napkin_outbox_segment;
+DROP FUNCTION napkin_outbox_read;
 DROP VIEW napkin_outbox;
 DROP TABLE napkin_outbox_3;
 DROP TABLE napkin_outbox_2;
