@@ -171,14 +171,19 @@ func reachable(ctx context.Context, u *url.URL) error {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
 	var d net.Dialer
+	var why error
 	for {
 		c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 		if err == nil {
 			return c.Close()
 		}
+		var timeout net.Error
+		if why == nil || !errors.As(err, &timeout) || !timeout.Timeout() { // our own end says less than a refusal
+			why = err
+		}
 		select {
 		case <-ctx.Done():
-			return err
+			return why
 		case <-time.After(50 * time.Millisecond): // it may still be starting
 		}
 	}
