@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -165,7 +166,9 @@ type Refusal struct {
 	// matcher fixes more. nil: the consumer does not read it.
 	Message any
 	// Details are the error details that the consumer relies on, in order:
-	// proto.Messages, compared as those in responses are.
+	// proto.Messages, compared as those in responses are. What programs switch on is
+	// compared for equality: the reason and domain of a google.rpc.ErrorInfo, and
+	// the fields of a google.rpc.BadRequest.
 	Details []proto.Message
 }
 
@@ -308,12 +311,29 @@ func (r *Refusal) body() match.Object {
 		details := make(match.Array, len(r.Details))
 		for i, d := range r.Details {
 			detail := match.Message(d)
+			switch d := d.(type) {
+			case *errdetails.ErrorInfo:
+				detail["reason"], detail["domain"] = d.GetReason(), d.GetDomain()
+			case *errdetails.BadRequest:
+				detail["field_violations"] = violations(d)
+			}
 			detail["@type"] = "type.googleapis.com/" + string(d.ProtoReflect().Descriptor().FullName())
 			details[i] = detail
 		}
 		o["details"] = details
 	}
 	return o
+}
+
+// violations fixes the names of the fields, and not what is said about them.
+func violations(d *errdetails.BadRequest) match.Array {
+	all := make(match.Array, len(d.GetFieldViolations()))
+	for i, v := range d.GetFieldViolations() {
+		o := match.Message(v)
+		o["field"] = v.GetField()
+		all[i] = o
+	}
+	return all
 }
 
 // known checks that an object's example is a message of this type, so that a

@@ -66,15 +66,23 @@ func (w *World) Start(t testing.TB, name string, idem map[string]grpcidempotency
 	policy func(spiffeid.TrustDomain) (*authn.Policy, error), wire func(ctx context.Context, svc *kit.Service) error,
 ) *Service {
 	t.Helper()
+	return w.StartWith(t, kit.Config{Name: name, Idempotency: idem}, policy, wire)
+}
+
+// StartWith is [World.Start] for a service that needs more of its chassis, such as an HTTP listener.
+func (w *World) StartWith(t testing.TB, cfg kit.Config,
+	policy func(spiffeid.TrustDomain) (*authn.Policy, error), wire func(ctx context.Context, svc *kit.Service) error,
+) *Service {
+	t.Helper()
+	name := cfg.Name
 	p, err := policy(w.CA.TrustDomain())
 	if err != nil {
 		t.Fatal(err)
 	}
 	rec := telemetrytest.Start(t, name)
-	svc, err := kit.New(t.Context(), p, kit.Config{
-		Name: name, Identity: w.CA.Identity(t, w.CA.ID(t, name)), Verifier: w.Tokens.Verifier(t), Telemetry: rec.Telemetry,
-		Peers: w.Peers, Idempotency: idem, AdminAddr: kit.None, NoAccessLog: true,
-	})
+	cfg.Identity, cfg.Verifier, cfg.Telemetry = w.CA.Identity(t, w.CA.ID(t, name)), w.Tokens.Verifier(t), rec.Telemetry
+	cfg.Peers, cfg.AdminAddr, cfg.NoAccessLog = w.Peers, kit.None, true
+	svc, err := kit.New(t.Context(), p, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +110,7 @@ func (w *World) Start(t testing.TB, name string, idem map[string]grpcidempotency
 		}
 	}
 	t.Cleanup(stop)
-	w.Peers[name] = kit.Peer{Addr: svc.GRPCAddr(), ID: w.CA.ID(t, name)}
+	w.Peers[name] = kit.Peer{Addr: svc.GRPCAddr(), HTTPAddr: svc.HTTPAddr(), ID: w.CA.ID(t, name)}
 	return &Service{Service: svc, Recorder: rec, Stop: stop}
 }
 
