@@ -61,16 +61,14 @@ func (w *World) StandIn(t testing.TB, names ...string) *StandIn {
 	return s
 }
 
-// Answer has every call of a method answered with m, until the next Answer; nil
-// passes it on to the contract again.
-func (s *StandIn) Answer(method string, m proto.Message) {
+// Answer has every call of a method answered with m, and returns what it was
+// answered with before; nil is the contract's answer.
+func (s *StandIn) Answer(method string, m proto.Message) (before proto.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m == nil {
-		delete(s.answers, method)
-		return
-	}
+	before = s.answers[method]
 	s.answers[method] = m
+	return before
 }
 
 // Contract has calls passed on to conn until the function that it returns is called.
