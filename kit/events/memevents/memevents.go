@@ -59,6 +59,7 @@ type position struct {
 	types       []string
 	block       events.Block
 	subscribers int
+	latest      int            // number of the newest subscriber, which alone is delivered to
 	next        int            // index of the first event never delivered
 	pending     map[int]*entry // delivered, not acknowledged; by index
 	done        map[int]bool   // acknowledged above the lowest pending
@@ -128,7 +129,9 @@ func (b *Broker) Recreate(topic string) {
 	for _, g := range b.groups {
 		for at, p := range g {
 			if at.topic == topic {
+				latest := p.latest
 				*p = *newPosition(p.block, p.types, p.subscribers)
+				p.latest = latest
 			}
 		}
 	}
@@ -297,6 +300,7 @@ func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver f
 		b.groups[s.Group] = g
 	}
 	recut(g, s.Block)
+	number := make(map[string]int, len(s.Topics))
 	for _, t := range s.Topics {
 		at := place{t, s.Block}
 		if g[at] == nil {
@@ -304,6 +308,8 @@ func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver f
 		}
 		g[at].types = s.Types
 		g[at].subscribers++
+		g[at].latest++
+		number[t] = g[at].latest
 		g[at].restart()
 	}
 	b.mu.Unlock()
@@ -315,7 +321,7 @@ func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver f
 		}
 	}()
 	for ctx.Err() == nil {
-		d, changed, wait, err := b.take(s)
+		d, changed, wait, err := b.take(s, number)
 		if err != nil {
 			return err
 		}
@@ -334,8 +340,9 @@ func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver f
 	return nil
 }
 
-// take returns the next delivery, or else what to wait for.
-func (b *Broker) take(s events.Subscription) (_ *delivery, changed <-chan struct{}, wait time.Duration, _ error) {
+// take returns the next delivery, or else what to wait for. A subscriber that was
+// succeeded gets none: what it took would be overtaken at its successor.
+func (b *Broker) take(s events.Subscription, number map[string]int) (_ *delivery, changed <-chan struct{}, wait time.Duration, _ error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -345,6 +352,9 @@ func (b *Broker) take(s events.Subscription) (_ *delivery, changed <-chan struct
 	wait = b.ackWait
 	for _, topic := range s.Topics {
 		p, st := b.groups[s.Group][place{topic, s.Block}], b.stream(topic)
+		if p.latest != number[topic] {
+			continue
+		}
 		at := -1
 		for i, x := range p.pending {
 			if d := x.due.Sub(now); d > 0 {

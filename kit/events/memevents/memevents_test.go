@@ -3,6 +3,7 @@ package memevents_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +20,41 @@ func TestBroker(t *testing.T) {
 	eventstest.TestBroker(t, func(testing.TB) eventstest.Harness {
 		return eventstest.Harness{Broker: memevents.New(&memevents.Config{AckWait: 400 * time.Millisecond})}
 	})
+}
+
+// A subscriber that is succeeded, as one whose lease ran out while it was paused,
+// takes nothing more: its successor would get it later, behind its followers.
+func TestASucceededSubscriberTakesNothingMore(t *testing.T) {
+	b := memevents.New(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	subscribe := func() <-chan string {
+		got := make(chan string, 10)
+		wg.Go(func() {
+			_ = b.Subscribe(ctx, events.Subscription{Group: "mail", Topics: []string{"orders"}}, func(_ context.Context, d events.Delivery) { got <- d.Event().ID })
+		})
+		return got
+	}
+	publish := func(id string) {
+		if err := b.Publish(ctx, events.Event{ID: id, Source: "order", Type: "test.v1.Happened", Topic: "orders", Key: "k"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish("1")
+	old := subscribe()
+	<-old
+	successor := subscribe()
+	<-successor
+	publish("2")
+	publish("3")
+	if a, b := <-successor, <-successor; a != "2" || b != "3" {
+		t.Errorf("the successor was given %s and %s", a, b)
+	}
+	cancel()
+	wg.Wait()
+	if len(old) > 0 {
+		t.Errorf("the one before it was given %s", <-old)
+	}
 }
 
 func Example() {
