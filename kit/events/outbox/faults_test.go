@@ -152,3 +152,48 @@ func TestADiscardedEventIsNotPublishedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A database that takes no writes, as with a full disk or after a failover to a
+// standby that is read only, is waited for; nothing is lost or reordered.
+func TestADatabaseThatRefusesWritesIsSurvived(t *testing.T) {
+	both(t, func(t *testing.T, db *sqldb.DB) {
+		exec := func(queries ...string) {
+			t.Helper()
+			for _, q := range queries {
+				if _, err := db.Write.ExecContext(t.Context(), q); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		refuse := func(state string) {
+			if db.Dialect == sqldb.SQLite {
+				exec(`CREATE TRIGGER refuse BEFORE UPDATE ON napkin_outbox_block BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END`)
+				return
+			}
+			exec(`CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused' USING ERRCODE = '`+state+`'; END $$`,
+				`CREATE TRIGGER refuse BEFORE UPDATE ON napkin_outbox_block FOR EACH ROW EXECUTE FUNCTION refuse()`)
+		}
+		accept := func() {
+			if db.Dialect == sqldb.SQLite {
+				exec(`DROP TRIGGER refuse`)
+				return
+			}
+			exec(`DROP TRIGGER refuse ON napkin_outbox_block`)
+		}
+		ob, b := newOutbox(t, db), memevents.New(nil)
+		start(t, db, ob, b, nil)
+		add(t, db, ob, event("a", 1))
+		idle(t, db)
+		for i, state := range []string{"53100", "25006"} { // disk full, read only
+			refuse(state)
+			add(t, db, ob, event("a", 3*i+2), event("b", 3*i+1))
+			published(t, b, event("a", 3*i+2).ID) // it is only not recorded
+			add(t, db, ob, event("a", 3*i+3), event("b", 3*i+2))
+			accept()
+			add(t, db, ob, event("a", 3*i+4), event("b", 3*i+3))
+			idle(t, db)
+		}
+		published(t, b, "a-7", "b-6")
+		inOrder(t, b.Events("orders"))
+	})
+}

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"slices"
 	"strconv"
@@ -37,13 +38,15 @@ func (l *leader) held() parts {
 // hold shares the blocks with the other relays until ctx ends.
 func (l *leader) hold(ctx context.Context) error {
 	r := l.r
+	first, left := enter(r.db)
+	defer left()
 	cfg := &lease.Config{
 		Group:  "outbox",
 		TTL:    r.cfg.LeaseTTL,
 		Logger: r.cfg.Logger,
 		// A SQLite file belongs to one process: a restart need not wait for the
-		// lease of its predecessor.
-		Exclusive: r.db.Dialect == sqldb.SQLite,
+		// lease of its predecessor. A second relay of this process must wait.
+		Exclusive: r.db.Dialect == sqldb.SQLite && first,
 	}
 	names := make([]string, r.cfg.Blocks)
 	for i := range names {
@@ -75,6 +78,26 @@ func (l *leader) hold(ctx context.Context) error {
 			return nil
 		})
 	})
+}
+
+var (
+	runningMu sync.Mutex
+	running   = make(map[*sql.DB]int) // the relays of this process, by their database
+)
+
+// enter counts a relay of this process and reports whether it is its database's
+// first.
+func enter(db *sqldb.DB) (first bool, leave func()) {
+	runningMu.Lock()
+	defer runningMu.Unlock()
+	running[db.Write]++
+	return running[db.Write] == 1, func() {
+		runningMu.Lock()
+		defer runningMu.Unlock()
+		if running[db.Write]--; running[db.Write] == 0 {
+			delete(running, db.Write)
+		}
+	}
 }
 
 func (l *leader) join(blocks ...*block) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,7 +27,16 @@ import (
 	"github.com/napkin-kit/napkin/kit/sqldb/sqlitedb"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main(m)) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(relayDatabase); url != "" {
+		if err := runRelay(url, os.Getenv(relayBroker)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(pgtest.Main(m))
+}
 
 // both runs a test on each dialect, with the tables in place.
 func both(t *testing.T, test func(t *testing.T, db *sqldb.DB)) {

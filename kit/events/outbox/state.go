@@ -204,6 +204,14 @@ func (r *Relay) add(ctx context.Context, s *state, b *block) error {
 			x.at[part] = id
 		}
 	}
+	// A topic that is behind is passed by in every partition held.
+	for _, x := range s.behind {
+		for part, p := range s.parts {
+			if _, ok := x.at[part]; !ok && p != nil {
+				x.at[part], x.changed = p.cursor, true
+			}
+		}
+	}
 	clear(s.checked) // what the predecessor knew is compared before anything is published
 	s.seen = time.Time{}
 	return nil

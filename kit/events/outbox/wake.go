@@ -94,6 +94,7 @@ func (o *Outbox) notify(ctx context.Context, db *sqldb.DB, sender string, every 
 	}
 	s, stop := o.subscribe()
 	defer stop()
+	s.wake(allParts) // for what was committed before
 	for {
 		select {
 		case <-s.woken:

@@ -3,6 +3,7 @@ package pgxdb_test
 import (
 	"context"
 	"log"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -25,6 +26,17 @@ func ExamplePool() {
 		_, err := pgxdb.Tx(tx).ExecContext(ctx, `INSERT INTO orders (id) VALUES ($1)`, "o-1")
 		return err
 	})
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+// The relays of an outbox hear at once of what other processes commit.
+func ExampleListen() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	listen := pgxdb.Listen("postgres://order@localhost/order")
+	err := listen(ctx, "napkin_outbox", func(payload string) { log.Print("notified: ", payload) })
 	if err != nil {
 		log.Fatal(err)
 	}
