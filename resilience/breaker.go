@@ -270,7 +270,8 @@ func (b *Breaker) executeClosed(ctx context.Context, fn func(context.Context) er
 	defer b.events.dispatch() // also where fn panics and that opens the breaker
 	// Nothing here escapes, so the closure costs no allocation.
 	_, cbErr := b.cb.Execute(func() (struct{}, error) {
-		if wordState(b.word.Load()) != BreakerClosed {
+		w := b.word.Load()
+		if wordState(w) != BreakerClosed {
 			// gobreaker went on to half-open and took this call for a probe. Probes
 			// are ours, since gobreaker's have no deadline.
 			again = true
@@ -279,7 +280,7 @@ func (b *Breaker) executeClosed(ctx context.Context, fn func(context.Context) er
 		if b.slow != nil {
 			start := time.Now()
 			err = fn(ctx)
-			return struct{}{}, verdict(b.judgeTimed(ctx, err, start))
+			return struct{}{}, verdict(b.judgeTimed(ctx, err, time.Since(start), w))
 		}
 		err = fn(ctx)
 		if err == nil {

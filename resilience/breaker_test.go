@@ -276,6 +276,35 @@ func TestBreakerSlowCalls(t *testing.T) {
 	})
 }
 
+// Slow calls that began before the breaker opened end after it has closed.
+func TestBreakerStaleSlowCallsDoNotMoveIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustBreaker(t, &BreakerConfig{MinCalls: 10, Probes: 1, SlowCall: 100 * time.Millisecond}, nil)
+		var stale []Admission
+		times(50, func() {
+			a, err := b.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			stale = append(stale, a)
+		})
+		times(10, func() { _ = b.Execute(t.Context(), fail) })
+		if s := b.State(); s != BreakerOpen {
+			t.Fatalf("state %v, want open", s)
+		}
+		time.Sleep(1001 * time.Millisecond)
+		_ = b.Execute(t.Context(), succeed)
+		for _, a := range stale {
+			a.Done(t.Context(), nil)
+		}
+		times(19, func() { _ = b.Execute(t.Context(), succeed) })
+		_ = b.Execute(t.Context(), fail)
+		if s := b.State(); s != BreakerClosed {
+			t.Errorf("state %v with 1 failure of 20 and none slow, want closed", s)
+		}
+	})
+}
+
 func TestBreakerForced(t *testing.T) {
 	b := mustBreaker(t, &BreakerConfig{MinCalls: 2}, nil)
 	b.Force(BreakerForcedOpen)

@@ -68,7 +68,7 @@ func (a Admission) Done(ctx context.Context, err error) {
 		return
 	}
 	if a.b.slow != nil {
-		a.done(a.b.judgeTimed(ctx, err, a.start))
+		a.done(a.b.judgeTimed(ctx, err, time.Since(a.start), a.word))
 		return
 	}
 	a.done(a.b.health(ctx, err))

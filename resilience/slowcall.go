@@ -24,9 +24,8 @@ func newSlowWindow(window time.Duration, buckets int) *slowWindow {
 	return &slowWindow{base: time.Now(), width: window / time.Duration(buckets), buckets: make([]slowBucket, buckets)}
 }
 
+// add is called with the lock held.
 func (s *slowWindow) add(successful bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	epoch := int64(time.Since(s.base) / s.width)
 	b := &s.buckets[epoch%int64(len(s.buckets))]
 	if b.epoch != epoch {
@@ -57,13 +56,20 @@ func (s *slowWindow) clear() {
 	clear(s.buckets)
 }
 
-// judgeTimed judges an outcome whose call began at start. A slow one is
-// reported as a failure, so that gobreaker asks readyToTrip.
-func (b *Breaker) judgeTimed(ctx context.Context, err error, start time.Time) Health {
+// judgeTimed judges the outcome of a call that took so long, and began in the
+// generation w. A slow one is reported as a failure, so that gobreaker asks
+// readyToTrip.
+func (b *Breaker) judgeTimed(ctx context.Context, err error, took time.Duration, w uint64) Health {
 	h := b.health(ctx, err)
-	if h == Neutral || time.Since(start) < b.cfg.SlowCall {
+	if h == Neutral || took < b.cfg.SlowCall {
 		return h
 	}
-	b.slow.add(h == Healthy)
+	b.slow.mu.Lock()
+	defer b.slow.mu.Unlock()
+	// What began before the window was cleared is none of its calls. Clearing comes
+	// after the word has changed and wants the lock, so none slips through.
+	if b.word.Load() == w {
+		b.slow.add(h == Healthy)
+	}
 	return Unhealthy
 }
