@@ -84,3 +84,10 @@ bench-idempotency: ## idempotent writes beside the write alone, and the bars of 
 	cd bench && set -o pipefail && { go test -run '^$$' -bench Memory -benchmem -benchtime 500000x -count 6 ./idempotency && \
 		go test -run '^$$' -bench 'Postgres|SQLite' -benchmem -benchtime 1000x -count 6 -timeout 30m ./idempotency; } | tee results/idempotency.txt
 	cd bench && go run ./bars -area idempotency results/idempotency.txt
+
+.PHONY: bench-events
+bench: bench-events
+bench-events: ## from an outbox to an effect in another database, beside watermill-sql and river, and the bars of section 9 of the design
+	mkdir -p bench/results
+	cd bench && set -o pipefail && go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./events | tee results/events.txt
+	cd bench && go run ./bars -area events results/events.txt
