@@ -9,9 +9,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/napkin-kit/napkin/kit/sqldb"
@@ -84,6 +87,11 @@ type Node struct {
 	// The monotonic local time from which others may hold the node for dead.
 	// Owned by the goroutine that beats.
 	validUntil time.Time
+
+	mu sync.Mutex
+	// Leases that the database may hold for this node while nobody here does: the
+	// answer to their claim or their release was lost.
+	unsure map[string]bool
 }
 
 // Join makes this process a member. The caller beats and leaves; most use [Run].
@@ -92,7 +100,7 @@ func Join(ctx context.Context, db *sqldb.DB, cfg *Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{db: db, cfg: c, id: strings.TrimPrefix(c.Name+"-", "-") + rand.Text()[:12]}
+	n := &Node{db: db, cfg: c, unsure: make(map[string]bool), id: strings.TrimPrefix(c.Name+"-", "-") + rand.Text()[:12]}
 	n.validUntil = time.Now().Add(c.TTL)
 	err = sqldb.InTx(ctx, db, func(ctx context.Context, tx *sql.Tx) error {
 		if c.Exclusive {
@@ -188,6 +196,9 @@ func (n *Node) Claim(ctx context.Context, names []string, limit int) ([]Lease, e
 	if limit <= 0 {
 		return nil, nil
 	}
+	if err := n.settle(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.bury(ctx); err != nil {
 		return nil, err
 	}
@@ -207,11 +218,37 @@ func (n *Node) Claim(ctx context.Context, names []string, limit int) ([]Lease, e
 			continue
 		}
 		if err != nil {
+			n.doubt(f) // the commit may have come through all the same
 			return taken, fmt.Errorf("lease: claim %s: %w", f, err)
 		}
 		taken = append(taken, l)
 	}
 	return taken, nil
+}
+
+func (n *Node) doubt(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.unsure[name] = true
+}
+
+// settle gives up what this node may hold unknown to itself: as long as it lives
+// nobody else could.
+func (n *Node) settle(ctx context.Context) error {
+	n.mu.Lock()
+	names := slices.Sorted(maps.Keys(n.unsure))
+	n.mu.Unlock()
+	for _, name := range names {
+		// Where the claim's transaction still runs it has the row's lock.
+		_, err := n.db.Write.ExecContext(ctx, `UPDATE napkin_leases SET node = '' WHERE grp = $1 AND name = $2 AND node = $3`, n.cfg.Group, name, n.id)
+		if err != nil {
+			return fmt.Errorf("lease: give up %s: %w", name, err)
+		}
+		n.mu.Lock()
+		delete(n.unsure, name)
+		n.mu.Unlock()
+	}
+	return nil
 }
 
 // claim takes one lease, or returns sql.ErrNoRows where another is faster.
@@ -264,11 +301,13 @@ JOIN napkin_nodes n ON n.node = l.node WHERE l.grp = $1`, n.cfg.Group)
 	return free, nil
 }
 
-// Release gives the lease up. Releasing a lost lease does nothing.
+// Release gives the lease up. Releasing a lost lease does nothing. Where it fails,
+// the node's next Claim or Share releases it.
 func (l Lease) Release(ctx context.Context) error {
 	_, err := l.node.db.Write.ExecContext(ctx, `UPDATE napkin_leases SET node = '' WHERE grp = $1 AND name = $2 AND node = $3 AND epoch = $4`,
 		l.node.cfg.Group, l.Name, l.node.id, l.Epoch)
 	if err != nil {
+		l.node.doubt(l.Name)
 		return fmt.Errorf("lease: release %s: %w", l.Name, err)
 	}
 	return nil

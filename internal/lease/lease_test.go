@@ -359,3 +359,20 @@ func TestAClaimThatWaitedDoesNotTakeFromTheLiving(t *testing.T) {
 		t.Error("the lease was taken from a living node")
 	}
 }
+
+// A node that lives on must not keep what it could not release: nobody else could
+// take it.
+func TestAReleaseThatFailedIsMadeUpFor(t *testing.T) {
+	both(t, func(t *testing.T, db *sqldb.DB) {
+		n, other := join(t, db, lease.Config{Group: "g"}), join(t, db, lease.Config{Group: "g"})
+		l := claim(t, n, []string{"a"}, 1, 1)[0]
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := l.Release(gone); err == nil {
+			t.Fatal("the release did not fail")
+		}
+		claim(t, other, []string{"a"}, 1, 0)
+		claim(t, n, []string{"b"}, 1, 1) // whatever it does next
+		claim(t, other, []string{"a"}, 1, 1)
+	})
+}

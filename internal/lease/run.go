@@ -145,7 +145,7 @@ func (n *Node) Share(ctx context.Context, names []string, run func(ctx context.C
 			release, done := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 			defer done()
 			if err := l.Release(release); err != nil {
-				n.cfg.Logger.WarnContext(ctx, "lease not released; it ends with the node", slog.String("lease", l.Name), slog.Any("error", err))
+				n.cfg.Logger.WarnContext(ctx, "lease not released; will try again", slog.String("lease", l.Name), slog.Any("error", err))
 			}
 			mu.Lock()
 			delete(held, l.Name)
@@ -164,6 +164,9 @@ func (n *Node) Share(ctx context.Context, names []string, run func(ctx context.C
 
 // balance gives up what is above the fair share and claims what is missing.
 func (n *Node) balance(ctx context.Context, names []string, mu *sync.Mutex, held map[string]context.CancelFunc, hold func(Lease)) error {
+	if err := n.settle(ctx); err != nil {
+		return err
+	}
 	live, err := n.Live(ctx)
 	if err != nil {
 		return err
