@@ -86,8 +86,9 @@ func attemptError(err error, sent bool, trailer metadata.MD) error {
 	}
 	if v := trailer.Get(pushbackKey); len(v) > 0 {
 		ms, parseErr := strconv.ParseInt(v[0], 10, 32)
-		// A6: negative or unreadable means "do not retry"; a number allows it.
-		c.Retry = parseErr == nil && ms >= 0
+		// A6: negative or unreadable means "do not retry". A number says when, and
+		// not that what is no use with this code is of use now.
+		c.Retry = parseErr == nil && ms >= 0 && (c.Retry || status.Code(err) == codes.ResourceExhausted)
 		if c.Retry {
 			c.After = time.Duration(ms) * time.Millisecond
 		}
