@@ -2,7 +2,10 @@ package resilience
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Pass is a call that outlives a function, such as a stream. It is safe for
@@ -10,6 +13,7 @@ import (
 type Pass struct {
 	p         *Pipeline
 	admission Admission
+	answered  atomic.Int64 // ns until the first answer, at least 1; 0: there was none
 	once      sync.Once
 }
 
@@ -46,6 +50,21 @@ func (p *Pipeline) refused(ctx context.Context, err error) error {
 	return err
 }
 
+// Answered says that the destination has answered: the first message of a
+// stream has come. A probe of a half-open breaker has then succeeded, since the
+// end may be hours away; whether the call was slow is decided now, and that the
+// caller's own deadline ends it later is nobody's failure. Only the first call
+// counts.
+func (s *Pass) Answered(ctx context.Context) {
+	if s.answered.Load() != 0 {
+		return
+	}
+	took := s.admission.took()
+	if s.answered.CompareAndSwap(0, max(int64(took), 1)) && s.admission.probe != 0 {
+		s.admission.doneIn(ctx, nil, took)
+	}
+}
+
 // End gives the permit back and the outcome to the breaker. ctx is the
 // caller's: after its cancellation the outcome is neutral. Only the first call
 // counts.
@@ -54,7 +73,14 @@ func (s *Pass) End(ctx context.Context, err error) {
 		if s.p.bulkhead != nil {
 			s.p.bulkhead.Release()
 		}
-		s.admission.Done(ctx, err)
+		if answered := s.answered.Load(); answered != 0 {
+			if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				err = &marked{err: err, class: Class{Health: Neutral}}
+			}
+			s.admission.doneIn(ctx, err, time.Duration(answered))
+		} else {
+			s.admission.Done(ctx, err)
+		}
 		if s.p.throttle != nil {
 			s.p.throttle.done(ctx, err)
 		}

@@ -128,6 +128,60 @@ func TestPassHoldsAPermitUntilItsEnd(t *testing.T) {
 	}
 }
 
+// Streams live for as long as they like: their first message is what closes a
+// half-open breaker and what must not be slow.
+func TestPassThatWasAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := mustPipeline(t, Config{Breaker: BreakerConfig{MinCalls: 3, Probes: 2, SlowCall: time.Second}})
+		begin := func() *Pass {
+			t.Helper()
+			pass, err := p.Begin(t.Context(), Call{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pass
+		}
+		times(3, func() { begin().End(t.Context(), errRemote) })
+		if s := p.Breaker().State(); s != BreakerOpen {
+			t.Fatalf("state %v, want open", s)
+		}
+		time.Sleep(1001 * time.Millisecond)
+		streams := []*Pass{begin(), begin()}
+		if _, err := p.Begin(t.Context(), Call{}); !errors.Is(err, ErrOpen) {
+			t.Fatalf("got %v with both probes out, want ErrOpen", err)
+		}
+		for _, s := range streams {
+			s.Answered(t.Context())
+			s.Answered(t.Context())
+		}
+		if s := p.Breaker().State(); s != BreakerClosed {
+			t.Fatalf("state %v after both probes were answered, want closed", s)
+		}
+		streams = append(streams, begin(), begin(), begin())
+		for _, s := range streams {
+			s.Answered(t.Context())
+		}
+		time.Sleep(time.Hour)
+		expired, cancel := context.WithTimeout(t.Context(), 0)
+		defer cancel()
+		streams[2].End(t.Context(), nil)
+		streams[3].End(t.Context(), errRemote)
+		streams[4].End(expired, context.DeadlineExceeded)
+		if s := p.Snapshot(); s.Breaker != BreakerClosed || s.Counts != (BreakerCounts{Successes: 1, Failures: 1}) || s.InFlight != 2 {
+			t.Fatalf("%+v, want closed, with a success, a failure and the probes under way", s)
+		}
+		begin().End(expired, context.DeadlineExceeded) // never answered
+		if s := p.Breaker().State(); s != BreakerOpen {
+			t.Fatalf("state %v after another failure, want open", s)
+		}
+		streams[0].End(t.Context(), errRemote)
+		streams[1].End(t.Context(), errRemote)
+		if n := p.Snapshot().InFlight; n != 0 {
+			t.Fatalf("%d permits out", n)
+		}
+	})
+}
+
 func TestDoHasOneReplyPerAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, err := NewHedge("quotes", nil, &HedgeConfig{Delay: 10 * time.Millisecond, AssumeIdempotent: true})

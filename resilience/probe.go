@@ -67,8 +67,24 @@ func (a Admission) Done(ctx context.Context, err error) {
 	if a.b == nil {
 		return
 	}
+	a.doneIn(ctx, err, a.took())
+}
+
+// took is how long the call has taken, 0 if calls are not timed.
+func (a Admission) took() time.Duration {
+	if a.start.IsZero() {
+		return 0
+	}
+	return time.Since(a.start)
+}
+
+// doneIn is Done for a call that took so long.
+func (a Admission) doneIn(ctx context.Context, err error, took time.Duration) {
+	if a.b == nil {
+		return
+	}
 	if a.b.slow != nil {
-		a.done(a.b.judgeTimed(ctx, err, time.Since(a.start), a.word))
+		a.done(a.b.judgeTimed(ctx, err, took, a.word))
 		return
 	}
 	a.done(a.b.health(ctx, err))

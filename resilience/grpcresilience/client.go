@@ -234,6 +234,8 @@ func (s *clientStream) RecvMsg(m any) error {
 		s.finish(err)
 	case s.single:
 		s.finish(nil)
+	default:
+		s.pass.Answered(s.caller)
 	}
 	return err
 }

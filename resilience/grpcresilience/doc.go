@@ -21,7 +21,10 @@
 // hedged.
 //
 // A stream passes throttle, limiter, breaker and bulkhead when it starts, holds
-// its permit until it ends, and its end is what the breaker judges. It is
+// its permit until it ends, and its end is what the breaker judges. Its first
+// message is what decides where the end may be far: it makes a probe of a half-open
+// breaker a success, it must come within BreakerConfig.SlowCall, and after it the
+// caller's own deadline is a way to end and no failure. A stream is
 // neither retried nor hedged, since what has been sent on it cannot be sent
 // again, and has no deadline but its context's. As with any stream of gRPC,
 // read it to its end or cancel its context: that is when the permit comes back.

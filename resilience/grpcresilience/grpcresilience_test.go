@@ -113,8 +113,11 @@ func TestUnaryIsRetriedOnlyWhenSafe(t *testing.T) {
 		"with key, always down":    {withKey, failing(codes.Unavailable, 9), 3, codes.Unavailable},
 		"with key, limited":        {withKey, failing(codes.ResourceExhausted, 1), 1, codes.ResourceExhausted},
 		"with key, limited, timed": {withKey, timed(codes.ResourceExhausted), 2, codes.OK},
-		"with key, pushed back":    {withKey, pushedBack("-1"), 1, codes.Unavailable},
-		"with key, pushback 1ms":   {withKey, pushedBack("1"), 2, codes.OK},
+		"with key, pushed back":    {withKey, pushedBack("-1", codes.Unavailable), 1, codes.Unavailable},
+		"with key, pushback 1ms":   {withKey, pushedBack("1", codes.Unavailable), 2, codes.OK},
+		"limited, pushback 1ms":    {withKey, pushedBack("1", codes.ResourceExhausted), 2, codes.OK},
+		"an answer, pushback 1ms":  {withKey, pushedBack("1", codes.InvalidArgument), 1, codes.InvalidArgument},
+		"internal, pushback 1ms":   {withKey, pushedBack("1", codes.Internal), 1, codes.Internal},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &service{check: tc.check}
@@ -144,13 +147,13 @@ func timed(code codes.Code) func(context.Context, int64) error {
 	}
 }
 
-func pushedBack(ms string) func(context.Context, int64) error {
+func pushedBack(ms string, code codes.Code) func(context.Context, int64) error {
 	return func(ctx context.Context, n int64) error {
 		if n > 1 {
 			return nil
 		}
 		_ = grpc.SetTrailer(ctx, metadata.Pairs(pushbackKey, ms))
-		return status.Error(codes.Unavailable, "down")
+		return status.Error(code, "down")
 	}
 }
 
@@ -307,6 +310,51 @@ func TestStreamHoldsItsPermitToItsEnd(t *testing.T) {
 	open(ctx)
 	cancel()
 	settled(resilience.BreakerCounts{Successes: 1, Failures: 1})
+}
+
+// A destination that is called by streams alone, none of which ends, has a breaker
+// that closes again.
+func TestAnsweredStreamsCloseTheBreaker(t *testing.T) {
+	var up atomic.Bool
+	s := &service{watch: func(stream healthpb.Health_WatchServer) error {
+		if !up.Load() {
+			return status.Error(codes.Unavailable, "down")
+		}
+		if err := stream.Send(&healthpb.HealthCheckResponse{}); err != nil {
+			return err
+		}
+		<-stream.Context().Done()
+		return stream.Context().Err()
+	}}
+	client, p := serve(t, s, resilience.Config{Breaker: resilience.BreakerConfig{
+		MinCalls: 2, Probes: 2, OpenFor: time.Millisecond, ProbeTimeout: time.Hour,
+	}}, nil)
+	watch := func(ctx context.Context) error {
+		w, err := client.Watch(ctx, &healthpb.HealthCheckRequest{})
+		if err == nil {
+			_, err = w.Recv()
+		}
+		return err
+	}
+	for range 2 {
+		if err := watch(t.Context()); status.Code(err) != codes.Unavailable {
+			t.Fatal(err)
+		}
+	}
+	up.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range 2 {
+		for err := watch(ctx); err != nil; err = watch(ctx) {
+			if !errors.Is(err, resilience.ErrOpen) {
+				t.Fatal(err)
+			}
+			<-time.After(time.Millisecond)
+		}
+	}
+	if s := p.Snapshot(); s.Breaker != resilience.BreakerClosed || s.InFlight != 2 {
+		t.Errorf("%+v, want closed, with two streams under way", s)
+	}
 }
 
 func TestServerShedsUnaryAndStreams(t *testing.T) {
