@@ -16,7 +16,7 @@ import (
 func (b *Broker) commitLoop(ctx context.Context, group, name string, t topic, w *window) {
 	renew := time.NewTicker(renewEvery)
 	defer renew.Stop()
-	for ctx.Err() == nil {
+	for failures := 0; ctx.Err() == nil; {
 		all := false
 		select {
 		case <-w.changed:
@@ -31,13 +31,17 @@ func (b *Broker) commitLoop(ctx context.Context, group, name string, t topic, w 
 		at := w.uncommitted(all)
 		err := b.commit(last, group, name, t, at)
 		cancel()
+		wait := b.cfg.CommitEvery
 		if err == nil {
 			w.commit(at)
+			failures = 0
 		} else if !b.isClosed() {
+			wait = max(wait, min(100*time.Millisecond<<min(failures, 10), 5*time.Second))
+			failures++
 			b.cfg.Logger.WarnContext(ctx, "kafkaevents: a position was not committed; what was acknowledged may come again", "group", group, "topic", name, "error", err)
 			signal(w.changed)
 		}
-		pause(ctx, b.cfg.CommitEvery)
+		pause(ctx, wait)
 	}
 }
 

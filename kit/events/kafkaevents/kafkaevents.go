@@ -79,6 +79,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -153,6 +154,8 @@ func Connect(_ context.Context, cfg *Config, opts ...kgo.Opt) (*Broker, error) {
 		// What is asked for after a failure should not be old.
 		kgo.MetadataMinAge(250 * time.Millisecond),
 		kgo.RetryTimeout(b.cfg.Timeout),
+		kgo.RetryBackoffFn(backoff),
+		kgo.DisableClientMetrics(), // sent at the end too, for which Close would wait
 		kgo.WithLogger(logger{b.cfg.Logger}),
 	}, opts...)
 	var err error
@@ -167,6 +170,12 @@ func Connect(_ context.Context, cfg *Config, opts ...kgo.Opt) (*Broker, error) {
 	}
 	b.over, b.end = context.WithCancel(context.Background())
 	return b, nil
+}
+
+// backoff is the wait before a request is tried again: about 50 ms to 1 s.
+func backoff(failures int) time.Duration {
+	d := min(50*time.Millisecond<<min(failures, 10), time.Second)
+	return d/2 + rand.N(d) //nolint:gosec // spread, no secret
 }
 
 func (c *Config) complete() error {

@@ -11,11 +11,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
+	"github.com/napkin-kit/napkin/internal/pgtest"
 	"github.com/napkin-kit/napkin/kit/events/eventstest"
 	"github.com/napkin-kit/napkin/kit/events/kafkaevents"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main(m)) }
 
 // cluster is a Kafka in this process.
 type cluster struct {

@@ -56,6 +56,12 @@ func (b *Broker) produce(ctx context.Context, evs []events.Event) []error {
 	}
 	acks := make(chan ack, len(evs))
 	open := make(map[int]bool, len(evs))
+	gone := make(map[string]bool)
+	defer func() {
+		for name := range gone { // the client holds on to the topic that it knew
+			b.client.PurgeTopicsFromProducing(name)
+		}
+	}()
 	for i, e := range evs {
 		r, err := b.record(ctx, e)
 		if err != nil {
@@ -72,6 +78,9 @@ func (b *Broker) produce(ctx context.Context, evs []events.Event) []error {
 			if a.err != nil {
 				errs[a.index] = fmt.Errorf("%w: %w", errServer, a.err)
 				b.forget(evs[a.index].Topic)
+				if errors.Is(a.err, kerr.UnknownTopicID) || errors.Is(a.err, kerr.UnknownTopicOrPartition) {
+					gone[evs[a.index].Topic] = true
+				}
 			}
 		case <-ctx.Done():
 			for i := range open {

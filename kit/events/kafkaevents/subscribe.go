@@ -64,14 +64,14 @@ func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver f
 func (b *Broker) follow(ctx context.Context, s events.Subscription, name string, deliver func(events.Delivery)) error {
 	failures := 0
 	for ctx.Err() == nil {
-		began, err := b.run(ctx, s, name, deliver)
+		received, err := b.run(ctx, s, name, deliver)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, errSetup) {
 			return fmt.Errorf("kafkaevents: group %s, topic %s: %w", s.Group, name, err)
 		}
-		if began {
+		if received {
 			failures = 0
 		}
 		b.cfg.Logger.WarnContext(ctx, "kafkaevents: receiving was interrupted, starting again", "group", s.Group, "block", s.Block.String(), "topic", name, "error", err)
@@ -81,9 +81,9 @@ func (b *Broker) follow(ctx context.Context, s events.Subscription, name string,
 	return nil
 }
 
-// run receives until ctx ends or something is wrong. began tells whether it came
-// to receiving.
-func (b *Broker) run(ctx context.Context, s events.Subscription, name string, deliver func(events.Delivery)) (began bool, err error) {
+// run receives until ctx ends or something is wrong, and tells whether anything
+// came.
+func (b *Broker) run(ctx context.Context, s events.Subscription, name string, deliver func(events.Delivery)) (received bool, err error) {
 	t, err := b.ensure(ctx, name)
 	if err != nil {
 		return false, err
@@ -132,6 +132,7 @@ func (b *Broker) run(ctx context.Context, s events.Subscription, name string, de
 	for ctx.Err() == nil {
 		d, more, wait := w.next(time.Now())
 		if d != nil {
+			received = true
 			deliver(d)
 			continue
 		}
@@ -162,7 +163,7 @@ func (b *Broker) run(ctx context.Context, s events.Subscription, name string, de
 			client.ResumeFetchPartitions(map[string][]int32{name: free})
 		}
 	}
-	return true, context.Cause(ctx)
+	return received, context.Cause(ctx)
 }
 
 // fetch is a record, or the news that a partition's log lost some.
