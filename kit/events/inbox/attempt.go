@@ -246,6 +246,9 @@ func (c *Consumer[T]) bury(ctx context.Context, e events.Event, cause error, att
 		if err := c.store(ctx, w, e, stateDead, cause.Error(), attempts, history); err != nil {
 			return err
 		}
+		if err := c.noteKey(ctx, w, e); err != nil {
+			return err
+		}
 		if e.Key != "" {
 			gap := int64(0)
 			if errors.Is(cause, errGap) {

@@ -176,6 +176,15 @@ func (c *Consumer[T]) takeRedriven(ctx context.Context, w sqldb.Tx, e events.Eve
 	return c.saveSequences(ctx, w, []seqRow{{e.Topic, e.Source, e.Key, e.KeySeq}})
 }
 
+// noteKey makes the row of a key whose event is given up, for takeDropped: it may
+// be the key's first.
+func (c *Consumer[T]) noteKey(ctx context.Context, w sqldb.Tx, e events.Event) error {
+	if c.cfg.Sequences[e.Topic] == AsDelivered || e.KeySeq == 0 {
+		return nil
+	}
+	return c.saveSequences(ctx, w, []seqRow{{e.Topic, e.Source, e.Key, 0}})
+}
+
 // takeDropped notes a dropped event, so that its successor meets no gap.
 func takeDropped(ctx context.Context, w sqldb.Execer, consumer string, e events.Event) error {
 	_, err := w.ExecContext(ctx, `UPDATE napkin_inbox_seq SET last = $5 WHERE consumer = $1 AND topic = $2 AND source = $3 AND key = $4 AND last < $5`,

@@ -86,18 +86,20 @@ func TestADroppedEventLeavesNoGap(t *testing.T) {
 	both(t, func(t *testing.T, db *sqldb.DB) {
 		b := memevents.New(nil)
 		c, _ := start(t, db, b, inbox.ConsumerConfig{Sequences: sequence(inbox.Strict), GapTimeout: time.Hour}, func(ctx context.Context, tx *sql.Tx, e events.Event) error {
-			if e.ID == "a-2" {
+			if e.ID == "a-2" || e.ID == "b-1" {
 				return inbox.Permanent(errPoison)
 			}
 			return effect(ctx, tx, e)
 		})
-		publish(t, b, event("a", 1), event("a", 2))
-		eventually(t, "one letter", func() bool { return len(letters(t, db)) == 1 })
-		if err := c.Drop(t.Context(), letters(t, db)[0].ID); err != nil {
-			t.Fatal(err)
+		publish(t, b, event("a", 1), event("a", 2), event("b", 1))
+		eventually(t, "two letters", func() bool { return len(letters(t, db)) == 2 })
+		for _, l := range letters(t, db) {
+			if err := c.Drop(t.Context(), l.ID); err != nil {
+				t.Fatal(err)
+			}
 		}
-		publish(t, b, event("a", 3))
-		happen(t, db, 2)
+		publish(t, b, event("a", 3), event("b", 2))
+		happen(t, db, 3)
 	})
 }
 
