@@ -98,10 +98,13 @@ type hedgeResult struct {
 	err      error
 	panicked any
 	exited   bool // by runtime.Goexit
-	took     time.Duration
 }
 
-var errGoexit = errors.New("resilience: the call ended its goroutine")
+// errGoexit is not retried: what ends its goroutine has said that this is the end.
+var errGoexit error = &marked{
+	err:   errors.New("resilience: the call ended its goroutine"),
+	class: Class{Health: Neutral},
+}
 
 // Execute calls fn, and again beside it if it is slow. It returns at the first
 // success or definite answer (an error that is not retried, see [Class]), and
@@ -122,6 +125,7 @@ func (h *Hedge) run(ctx context.Context, ownContexts bool, fn func(context.Conte
 		ctx, cancel = context.WithCancel(ctx)
 		defer cancel()
 	}
+	start := time.Now()
 	results := make(chan hedgeResult, 1+h.cfg.MaxExtra) // losers never block
 	go runHedged(ctx, fn, results)
 	running, started := 1, 1
@@ -139,7 +143,9 @@ func (h *Hedge) run(ctx context.Context, ownContexts bool, fn func(context.Conte
 				r.err = errGoexit
 			}
 			if r.err == nil {
-				h.measure(r.took)
+				// The call's time, not the winner's: what hedging makes short would
+				// pull the quantile down, and the more be hedged.
+				h.measure(time.Since(start))
 				return nil
 			}
 			// A rejection of one attempt must not hide that another was sent.
@@ -166,13 +172,11 @@ func (h *Hedge) run(ctx context.Context, ownContexts bool, fn func(context.Conte
 }
 
 func runHedged(ctx context.Context, fn func(context.Context) error, results chan<- hedgeResult) {
-	start := time.Now()
 	r := hedgeResult{exited: true}
 	defer func() {
 		if p := recover(); p != nil {
 			r = hedgeResult{panicked: p}
 		}
-		r.took = time.Since(start)
 		results <- r
 	}()
 	err := fn(ctx)

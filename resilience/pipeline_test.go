@@ -229,6 +229,44 @@ func TestHedgePaysFromTheBudget(t *testing.T) {
 	})
 }
 
+// The delay follows the latency of the calls, which hedging does not change below
+// it: were a fast hedge's own time counted, the delay would fall and fall.
+func TestHedgeQuantileIsTheCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := mustBudget(t, &BudgetConfig{MinPerSecond: 1e5})
+		h, err := NewHedge("quotes", budget, &HedgeConfig{Quantile: 0.9, AssumeIdempotent: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2048 {
+			if err := h.Execute(t.Context(), func(ctx context.Context) error {
+				if AttemptFrom(ctx) > 1 {
+					return sleep(ctx, 10*time.Millisecond)
+				}
+				return sleep(ctx, time.Duration(1+i%20)*10*time.Millisecond)
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := h.currentDelay(); d < 180*time.Millisecond || d > 191*time.Millisecond {
+			t.Errorf("the delay has become %v, want the 90th percentile of 10ms to 200ms", d)
+		}
+	})
+}
+
+func TestHedgeDoesNotRepeatGoexit(t *testing.T) {
+	p := mustPipeline(t, Config{Hedge: HedgeConfig{On: true}})
+	var n atomic.Int64
+	err := p.Execute(Idempotent(t.Context()), func(context.Context) error {
+		n.Add(1)
+		runtime.Goexit()
+		return nil
+	})
+	if err == nil || n.Load() != 1 {
+		t.Fatalf("%d attempts, %v, want 1 and an error", n.Load(), err)
+	}
+}
+
 func TestHedgePassesPanicsOnAndSkipsUnsafeCalls(t *testing.T) {
 	h, err := NewHedge("quotes", nil, &HedgeConfig{Delay: time.Nanosecond})
 	if err != nil {
