@@ -101,13 +101,10 @@ func live(b testing.TB, n int, every time.Duration) figures {
 	if every == 0 {
 		fmt.Printf("live: %.0f events/s committed, %.0f applied\n", float64(n)/written.Seconds(), float64(n)/a.last.Sub(start).Seconds())
 	}
-	return figures{
-		rate:    float64(n) / a.last.Sub(start).Seconds(),
-		wal:     (after.wal - before.wal) / float64(n),
-		commits: (after.commits - before.commits) / float64(n),
-		p50:     a.percentile(0.5),
-		p99:     a.percentile(0.99),
-	}
+	f := after.since(before, n)
+	f.rate = float64(n) / a.last.Sub(start).Seconds()
+	f.p50, f.p99 = a.percentile(0.5), a.percentile(0.99)
+	return f
 }
 
 func (f figures) latency(b *testing.B) {

@@ -207,13 +207,14 @@ func relay(b testing.TB, db *sqldb.DB, ob *outbox.Outbox, p events.Publisher) fu
 }
 
 // figures are of one run.
-type figures struct{ rate, startup, wal, commits, p50, p99 float64 }
+type figures struct{ rate, startup, wal, commits, cpu, p50, p99 float64 }
 
 func (f figures) report(b *testing.B, prefix string) {
 	b.Helper()
 	b.ReportMetric(f.rate, prefix+"events/s")
 	b.ReportMetric(f.wal, prefix+"wal-bytes/event")
 	b.ReportMetric(f.commits, prefix+"commits/event")
+	b.ReportMetric(f.cpu, prefix+"cpu-us/event")
 }
 
 // drain lets relays and a consumer work off n events that are in the outbox. The
@@ -238,12 +239,10 @@ func drain(b testing.TB, db *sqldb.DB, ob *outbox.Outbox, n int, h handling, rel
 	expect(b, in.Read, n, `SELECT count(*) FROM effect`)
 	expect(b, in.Read, n, `SELECT count(DISTINCT (k, seq)) FROM effect`)
 	expect(b, in.Read, n, `SELECT count(*) FROM napkin_inbox`)
-	return figures{
-		rate:    float64(n) / a.last.Sub(start).Seconds(),
-		startup: time.Unix(0, a.first.Load()).Sub(start).Seconds(),
-		wal:     (after.wal - before.wal) / float64(n),
-		commits: (after.commits - before.commits) / float64(n),
-	}
+	f := after.since(before, n)
+	f.rate = float64(n) / a.last.Sub(start).Seconds()
+	f.startup = time.Unix(0, a.first.Load()).Sub(start).Seconds()
+	return f
 }
 
 // apart runs a part of a benchmark on an otherwise empty server.

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -212,15 +213,27 @@ func nats(b testing.TB) *natsevents.Broker {
 	return broker
 }
 
-// counters are the whole server's: what was written, and by how many
-// transactions.
-type counters struct{ wal, commits float64 }
+// counters are what was written on the whole server, by how many transactions, and
+// the processor's time in this process: relay, JetStream, consumer and writers, not
+// PostgreSQL.
+type counters struct{ wal, commits, cpu float64 }
 
 func count(b testing.TB, db *sqldb.DB) (c counters) {
 	b.Helper()
 	must(b, db.Read.QueryRowContext(b.Context(), `SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8,
 		pg_snapshot_xmax(pg_current_snapshot())::text::float8`).Scan(&c.wal, &c.commits))
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	c.cpu = float64(u.Utime.Nano()+u.Stime.Nano()) / 1000
 	return c
+}
+
+func (c counters) since(before counters, n int) figures {
+	return figures{
+		wal:     (c.wal - before.wal) / float64(n),
+		commits: (c.commits - before.commits) / float64(n),
+		cpu:     (c.cpu - before.cpu) / float64(n),
+	}
 }
 
 // expect fails where the query does not count n: every effect must be there once.
