@@ -61,7 +61,18 @@ func backlogQuery(d sqldb.Dialect) string {
 func ReadBacklog(ctx context.Context, db *sqldb.DB) (Backlog, error) {
 	var b Backlog
 	var oldest, trimmed sql.NullInt64
-	err := db.Read.QueryRowContext(ctx, backlogQuery(db.Dialect)).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled, &trimmed)
+	tx, err := db.Read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return Backlog{}, fmt.Errorf("outbox: read the backlog: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // it wrote nothing
+	if db.Dialect == sqldb.Postgres {
+		// The planner overrates it, and compiling takes far longer than reading.
+		_, err = tx.ExecContext(ctx, `SET LOCAL jit = off`)
+	}
+	if err == nil {
+		err = tx.QueryRowContext(ctx, backlogQuery(db.Dialect)).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled, &trimmed)
+	}
 	if err != nil {
 		return Backlog{}, fmt.Errorf("outbox: read the backlog: %w", err)
 	}

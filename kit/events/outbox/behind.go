@@ -22,7 +22,7 @@ type behind struct {
 	joined  bool          // its last rows are part of the present pass
 }
 
-// due returns how long the topic is to be left alone.
+// due returns how long the topic is to be left alone; while it has a lane, for ever.
 func (x *behind) due(now time.Time) time.Duration {
 	if x.lane != nil {
 		return math.MaxInt64

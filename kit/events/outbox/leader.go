@@ -23,6 +23,8 @@ type leader struct {
 	r     *Relay
 	woken *sleeper
 	feed  feed
+	// When all partitions were looked at last; the loop's.
+	polled time.Time
 
 	mu      sync.Mutex
 	joining []*block // held by lease, not taken over yet
@@ -128,10 +130,10 @@ func (l *leader) loop(stop, end context.Context) {
 				return false, err
 			}
 			if now := r.cfg.Now(); s.parts[0] != nil && now.Sub(trimmed) >= r.cfg.TrimEvery {
-				if err := r.trim(stop, work, s); err != nil {
-					return more, err
-				}
 				trimmed = now
+				if err := r.trim(stop, work, s); err != nil { // rows stay longer; that is no reason to stop
+					r.cfg.Logger.WarnContext(work, "outbox: published rows are not removed", "error", err)
+				}
 			}
 			return more, nil
 		}()
@@ -151,29 +153,33 @@ func (l *leader) loop(stop, end context.Context) {
 	}
 }
 
-// rest waits for something to do and returns the partitions to look at.
+// rest waits for something to do and returns the partitions to look at. However
+// often it is woken, the poll comes round to all.
 func (l *leader) rest(stop, end context.Context, s *state, more bool) parts {
-	if more {
-		return l.woken.take()
-	}
-	wait, polls := l.r.cfg.Poll, true
-	if stop.Err() != nil || len(s.blocks) == 0 {
-		wait, polls = time.Hour, false // until a block joins or leaves
-	}
-	if s.dirty && wait > recordEvery {
-		wait, polls = recordEvery, false
-	}
-	for _, x := range s.behind {
-		if wait = min(wait, max(x.due(l.r.cfg.Now()), time.Millisecond)); x.lane != nil {
-			wait = min(wait, 10*time.Millisecond)
+	poll := l.polled.Add(l.r.cfg.Poll)
+	if !more {
+		wait := time.Until(poll)
+		if stop.Err() != nil || len(s.blocks) == 0 {
+			wait = time.Hour // until a block joins or leaves
 		}
-	}
-	if sleep(end, wait, l.woken.woken) && polls {
-		l.woken.take()
-		return allParts
+		if s.dirty {
+			wait = min(wait, time.Until(s.recorded.Add(recordEvery)))
+		}
+		for _, x := range s.behind {
+			if x.lane != nil {
+				wait = min(wait, 10*time.Millisecond)
+			} else {
+				wait = min(wait, max(x.due(l.r.cfg.Now()), time.Millisecond))
+			}
+		}
+		sleep(end, wait, l.woken.woken)
 	}
 	p := l.woken.take()
-	if l.r.cfg.Source != nil && p != allParts {
+	switch {
+	case !time.Now().Before(poll):
+		l.polled = time.Now()
+		return allParts
+	case l.r.cfg.Source != nil && p != allParts:
 		return 0 // the source hands it over
 	}
 	return p

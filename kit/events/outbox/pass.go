@@ -67,13 +67,13 @@ func (l *leader) pass(stop, ctx context.Context, s *state, touched parts) (more 
 	}
 	for _, x := range lanes {
 		if x.over() && x.stopped {
-			s.endOther(lanes)
-			return false, context.Cause(stop) // nothing is recorded; the next relay publishes the batch again
+			endLanes(lanes)
+			return false, nil // nothing of this pass is recorded; the next relay publishes it again
 		}
 	}
 	for i, x := range lanes {
 		if back, err := l.settle(ctx, s, b, x, out); back || err != nil {
-			s.endOther(lanes[i:])
+			endLanes(lanes[i:])
 			return l.back(s, err)
 		}
 	}
@@ -98,8 +98,8 @@ func (l *leader) back(s *state, err error) (bool, error) {
 	return true, err
 }
 
-// endOther waits for lanes that no topic in s knows of.
-func (s *state) endOther(lanes []*lane) {
+// endLanes ends the lanes after their waves under way and waits for them.
+func endLanes(lanes []*lane) {
 	for _, x := range lanes {
 		x.abort()
 		<-x.done
@@ -246,7 +246,6 @@ func (l *leader) settle(ctx context.Context, s *state, b *batch, x *lane, out *o
 		out.behind = true
 		return false, nil
 	}
-	x.abort()
 	if back, err := l.r.learn(ctx, s, x); back || err != nil {
 		return back, err
 	}

@@ -73,6 +73,7 @@ func (l *lane) over() bool {
 // ends it between two waves.
 func (l *lane) run(stop, ctx context.Context, r *Relay) {
 	defer close(l.done)
+	defer l.abort() // frees what stop holds of it
 	l.acked = make(map[int]uint64)
 	if l.check && !l.compare(ctx, r) {
 		l.leave(r)

@@ -133,7 +133,9 @@ func (l *leader) record(ctx context.Context, s *state, out *outcome) error {
 	passed := s.passed
 	s.caughtUp, s.dirty, s.passed, s.recorded = nil, false, 0, time.Now()
 	if len(out.resolved)+len(out.failed)+len(out.waiting) > 0 {
-		if err := s.reloadStalled(ctx, r.db.Write); err != nil {
+		reading, cancel := context.WithTimeout(ctx, r.cfg.DatabaseTimeout)
+		defer cancel()
+		if err := s.reloadStalled(reading, r.db.Write); err != nil {
 			return err
 		}
 	}

@@ -230,16 +230,13 @@ func (r *Relay) checkTables(ctx context.Context) error {
 	return nil
 }
 
-// sleep waits for d, for a wake-up or for the end of ctx, and reports whether all
-// of d has passed.
-func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+// sleep waits for d, for a wake-up or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
 	case <-wake:
 	case <-ctx.Done():
 	}
-	return false
 }

@@ -69,6 +69,9 @@ SELECT s.high = (SELECT json_agg(id ORDER BY part)::text FROM high) FROM napkin_
 func (r *Relay) trimRing(ctx context.Context, now, before int64) error {
 	for i := range segments {
 		err := r.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
+			if _, err := tx.ExecContext(ctx, `SET LOCAL jit = off`); err != nil { // see ReadBacklog
+				return err
+			}
 			_, err := tx.ExecContext(ctx, sealSQL[i], now)
 			return err
 		})
@@ -101,7 +104,7 @@ func emptySegment(ctx context.Context, tx *sql.Tx, segment int, now, before int6
 	if err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = '50ms'`); err != nil {
+	if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = '50ms'; SET LOCAL jit = off`); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, fmt.Sprintf(`LOCK TABLE napkin_outbox_%d IN ACCESS EXCLUSIVE MODE`, segment)); err != nil {

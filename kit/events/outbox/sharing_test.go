@@ -241,6 +241,26 @@ func TestOtherProcessesAreNotified(t *testing.T) {
 	published(t, b, "a-6")
 }
 
+// However often its own process wakes a relay, it finds what others commit.
+func TestWakeUpsDoNotStarveThePoll(t *testing.T) {
+	db := migrated(t, pgtest.DB(t))
+	ob, elsewhere, b := newOutbox(t, db), newOutbox(t, db), memevents.New(nil)
+	start(t, db, ob, b, &outbox.RelayConfig{Poll: 50 * time.Millisecond})
+	busy, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for n := 1; busy.Err() == nil; n++ {
+			add(t, db, ob, event("busy", n))
+		}
+	})
+	for i := 1; i <= 3; i++ {
+		add(t, db, elsewhere, event("a", i))
+		published(t, b, fmt.Sprintf("a-%d", i))
+	}
+	stop()
+	wg.Wait()
+}
+
 // fed is a source that hands over the rows of the table itself.
 type fed struct {
 	db       *sqldb.DB
@@ -629,4 +649,39 @@ func TestRetainedRowsCostNothing(t *testing.T) {
 			t.Errorf("a pass reads %d pages with %d rows (analyzed: %v), %d with none", many, rows, analyzed, few)
 		}
 	}
+}
+
+// The broker loses what one relay published, and what another publishes takes its
+// sequences before the first one looks: the other one tells.
+func TestALossThatAnotherRelayOvergrewIsFound(t *testing.T) {
+	db := migrated(t, pgtest.DB(t))
+	ob, b := newOutbox(t, db), memevents.New(nil)
+	var one, two holding
+	cfg := outbox.RelayConfig{Poll: 20 * time.Millisecond, LeaseTTL: 3 * time.Second, StreamCheck: time.Hour, CheckpointEvery: time.Millisecond, Hooks: one.hooks()}
+	start(t, db, ob, b, &cfg)
+	eventually(t, "the first holds all", func() bool { return one.n.Load() == 8 })
+	cfg.Hooks = two.hooks()
+	start(t, db, ob, b, &cfg)
+	eventually(t, "each holds half", func() bool { return one.n.Load() == 4 && two.n.Load() == 4 })
+	low, high := "", "" // keys of the first and of the second relay's blocks
+	for i := 0; low == "" || high == ""; i++ {
+		if k := fmt.Sprint("k", i); events.Partition(k) < 8 {
+			low = k
+		} else if events.Partition(k) >= 56 {
+			high = k
+		}
+	}
+	add(t, db, ob, event(low, 1))
+	idle(t, db)
+	for i := 1; i <= 4; i++ {
+		add(t, db, ob, event(high, i))
+		idle(t, db)
+	}
+	b.LoseTail("orders", 3)
+	for i := 2; i <= 8; i++ {
+		add(t, db, ob, event(low, i))
+	}
+	published(t, b, high+"-2", high+"-3", high+"-4", low+"-8")
+	idle(t, db)
+	inOrder(t, b.Events("orders"))
 }

@@ -141,27 +141,32 @@ func (r *Relay) lostTail(ctx context.Context, s *state, topic string, intact uin
 		}
 		for _, x := range all {
 			m, ok := x.streams[topic]
-			switch {
-			case !ok:
+			if !ok || m.Identity == st.Identity && m.High <= intact {
 				continue
-			case m.Identity != st.Identity:
-				r.cfg.Logger.WarnContext(ctx, "outbox: the topic's stream was made anew, publishing all retained events again", "topic", topic, "first", x.first)
-				x.streams[topic] = mark{Identity: st.Identity}
-			case m.High > intact:
-				r.cfg.Logger.WarnContext(ctx, "outbox: the topic's stream lost acknowledged events, publishing them again", "topic", topic, "first", x.first, "acknowledged", m.High, "left", intact)
+			}
+			if m.Identity == st.Identity {
 				x.streams[topic] = mark{Identity: st.Identity, High: intact}
-			default:
+			} else {
+				x.streams[topic] = mark{Identity: st.Identity}
+			}
+			if m.High == 0 { // the log held nothing of this block
+				if _, err := tx.ExecContext(ctx, `UPDATE napkin_outbox_block SET streams = $1 WHERE first = $2`, jsonText(x.streams), x.first); err != nil {
+					return err
+				}
 				continue
 			}
 			if err := r.rewind(ctx, tx, x.first, x.size, x.cursors, topic, x.streams); err != nil {
 				return err
 			}
-			went = append(went, events.Block{Index: x.first / max(1, x.size), Count: max(1, r.cfg.Blocks)})
+			went = append(went, events.Block{Index: x.first / x.size, Count: r.cfg.Blocks})
 		}
 		return nil
 	})
 	if err != nil {
 		return false, fmt.Errorf("outbox: go back for topic %s: %w", topic, err)
+	}
+	if len(went) > 0 {
+		r.cfg.Logger.WarnContext(ctx, "outbox: the topic's stream lost acknowledged events or was made anew; publishing them again", "topic", topic, "left", intact, "blocks", len(went))
 	}
 	if f := r.cfg.Hooks.Republish; f != nil {
 		for _, b := range went {
@@ -201,17 +206,24 @@ func (r *Relay) rewind(ctx context.Context, tx *sql.Tx, first, size int, cursors
 		first, size, topic, high); err != nil {
 		return err
 	}
+	type place struct {
+		Part int   `json:"part"`
+		ID   int64 `json:"id"`
+	}
+	places := make([]place, size)
 	for i, at := range target {
-		// What lies above the target is found again on the way.
-		for _, q := range []string{
-			`DELETE FROM napkin_outbox_hole WHERE part = $1 AND lo > $2`,
-			`UPDATE napkin_outbox_hole SET hi = $2 WHERE part = $1 AND hi > $2`,
-			`DELETE FROM napkin_outbox_stalled WHERE part = $1 AND id > $2`,
-			`UPDATE napkin_outbox_behind SET cursor_id = $2 WHERE part = $1 AND cursor_id > $2`,
-		} {
-			if _, err := tx.ExecContext(ctx, q, first+i, at); err != nil {
-				return err
-			}
+		places[i] = place{first + i, at}
+	}
+	// What lies above the target is found again on the way.
+	to := r.records("part bigint", "id bigint")
+	for _, q := range []string{
+		`DELETE FROM napkin_outbox_hole WHERE lo > (SELECT x.id FROM ` + to + ` WHERE x.part = napkin_outbox_hole.part)`,
+		`UPDATE napkin_outbox_hole SET hi = x.id FROM ` + to + ` WHERE x.part = napkin_outbox_hole.part AND hi > x.id`,
+		`DELETE FROM napkin_outbox_stalled WHERE id > (SELECT x.id FROM ` + to + ` WHERE x.part = napkin_outbox_stalled.part)`,
+		`UPDATE napkin_outbox_behind SET cursor_id = x.id FROM ` + to + ` WHERE x.part = napkin_outbox_behind.part AND cursor_id > x.id`,
+	} {
+		if _, err := tx.ExecContext(ctx, q, jsonText(places)); err != nil {
+			return err
 		}
 	}
 	_, err = tx.ExecContext(ctx, `UPDATE napkin_outbox_segment SET published = 0`)

@@ -38,7 +38,7 @@ CREATE VIEW napkin_outbox AS
 CREATE FUNCTION napkin_outbox_read(parts SMALLINT[], los BIGINT[], his BIGINT[], most INT, passed TEXT[], only_topic TEXT)
 RETURNS TABLE (part SMALLINT, id BIGINT, topic TEXT, key TEXT, key_seq BIGINT, attributes BYTEA, data BYTEA)
 LANGUAGE plpgsql STABLE
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
