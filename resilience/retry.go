@@ -128,6 +128,9 @@ func (r *Retry) again(ctx context.Context, err error, idempotent bool, deadline 
 		if r.hooks != nil && r.hooks.Retry != nil {
 			r.hooks.Retry(ctx, r.name, attempt, delay, err)
 		}
+		if held, ok := err.(interface{ beforeWait() }); ok { //nolint:errorlint // the adapter's own, never wrapped
+			held.beforeWait()
+		}
 		if reason := sleep(ctx, delay); reason != nil {
 			return attempt, r.giveUp(ctx, attempt, err, reason)
 		}

@@ -21,7 +21,8 @@ import (
 // may be repeated: safe and idempotent methods, requests with an
 // Idempotency-Key header or a context marked by [Idempotent], and anything that
 // was provably not sent. A request whose body cannot be read again (Body
-// without GetBody) is sent once. Discarded responses are drained and closed.
+// without GetBody) is sent once. Discarded responses are drained and closed, and
+// no connection is held while another attempt is waited for.
 // If the last attempt brought a response, that response is returned, also when
 // the budget is spent; local rejections are errors.
 //
@@ -54,6 +55,13 @@ type transport struct {
 	destinations *Destinations
 }
 
+// CloseIdleConnections is for http.Client.CloseIdleConnections, which asks for it.
+func (t *transport) CloseIdleConnections() {
+	if base, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		base.CloseIdleConnections()
+	}
+}
+
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	p, err := t.destinations.Get(req.URL.Host)
 	if err != nil {
@@ -74,7 +82,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		err = p.call(req.Context(), call, r.attempt)
 	} else {
-		err = p.Call(req.Context(), call, r.attempt)
+		err = r.hedged(req.Context(), call)
 	}
 	a, sent := r.settle()
 	if !sent {
@@ -88,6 +96,23 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return a.resp, nil
+}
+
+// hedged makes the call where attempts may overlap. Should one panic, those
+// beside it are nobody's.
+func (r *roundTrip) hedged(ctx context.Context, call Call) error {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if a, _ := r.settle(); a != nil {
+			a.discard()
+		}
+	}()
+	err := r.p.Call(ctx, call, r.attempt)
+	returned = true
+	return err
 }
 
 // roundTrip is one request with all its attempts, which overlap if hedged.
@@ -137,7 +162,8 @@ func (r *roundTrip) attempt(ctx context.Context) error {
 	a.InitTimeout(ctx, r.bound(ctx, n))
 	out, err := r.request(a, ctx, n)
 	if err != nil {
-		return Permanent(err)
+		a.Cancel()
+		return err
 	}
 	resp, err := a.send(r.t.base, out)
 	inTime, watched := a.Stop()
@@ -160,10 +186,57 @@ func (r *roundTrip) attempt(ctx context.Context) error {
 	a.resp, a.failed = resp, failed
 	r.keep(a)
 	if failed {
-		return &statusError{code: resp.StatusCode, class: class}
+		return &statusError{code: resp.StatusCode, class: class, of: r}
 	}
 	return nil
 }
+
+// maxParked is how much of a response is kept in memory during a wait.
+const maxParked = 64 << 10
+
+var errNotKept = errors.New("resilience: the rest of the response was not kept while another attempt was waited for")
+
+// park frees the connection of a failed response, which others may need, before
+// the wait for another attempt. The response stays the call's should that attempt
+// not be made.
+func (r *roundTrip) park() {
+	r.lock()
+	a := r.kept
+	r.unlock()
+	if a == nil {
+		return
+	}
+	dribble := time.AfterFunc(drainTime, a.Cancel)
+	text, err := io.ReadAll(io.LimitReader(a.resp.Body, maxParked))
+	if len(text) == maxParked {
+		if rest, _ := io.CopyN(io.Discard, a.resp.Body, maxDrain); rest > 0 {
+			err = errNotKept
+		}
+	}
+	dribble.Stop()
+	a.resp.Body.Close()
+	if err == nil {
+		err = io.EOF
+	}
+	a.resp.Body = &parkedBody{text: text, err: err}
+}
+
+// parkedBody is a body read before, and how reading it ended.
+type parkedBody struct {
+	text []byte
+	err  error
+}
+
+func (b *parkedBody) Read(p []byte) (n int, err error) {
+	n = copy(p, b.text)
+	b.text = b.text[n:]
+	if len(b.text) == 0 {
+		err = b.err
+	}
+	return n, err
+}
+
+func (b *parkedBody) Close() error { return nil }
 
 // send is base.RoundTrip; should that panic, the context does not stay behind.
 func (a *httpAttempt) send(base http.RoundTripper, req *http.Request) (*http.Response, error) {
@@ -287,7 +360,8 @@ func (r *roundTrip) request(a *httpAttempt, ctx context.Context, n int) (*http.R
 	if n > 1 && r.req.GetBody != nil {
 		b, err := r.req.GetBody()
 		if err != nil {
-			return nil, err
+			// Of the destination this says nothing.
+			return nil, &marked{err: fmt.Errorf("read the request's body again: %w", err), class: Class{Health: Neutral}}
 		}
 		req.Body = b
 	}
@@ -362,7 +436,10 @@ func classifyStatus(resp *http.Response) (c Class, failed bool) {
 type statusError struct {
 	code  int
 	class Class
+	of    *roundTrip
 }
+
+func (e *statusError) beforeWait() { e.of.park() }
 
 func (e *statusError) Error() string {
 	return "HTTP status " + strconv.Itoa(e.code) + " " + http.StatusText(e.code)

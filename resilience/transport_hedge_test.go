@@ -251,3 +251,31 @@ func TestTransportPanics(t *testing.T) {
 		}
 	})
 }
+
+// So does that of one attempt while another is under way.
+func TestTransportHedgedPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n, open atomic.Int64
+		rt, p := hedging(t, Config{}, func(r *http.Request) (*http.Response, error) {
+			if n.Add(1) == 2 {
+				panic("boom")
+			}
+			time.Sleep(time.Second)
+			return answer(r, 200, "first", &open), nil
+		})
+		req, _ := http.NewRequest(http.MethodGet, "http://shop.test/", nil)
+		func() {
+			defer func() {
+				if p := recover(); p != "boom" {
+					t.Errorf("recovered %v", p)
+				}
+			}()
+			_, _ = rt.RoundTrip(req)
+		}()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n.Load() != 2 || open.Load() != 0 || p.Snapshot().InFlight != 0 {
+			t.Errorf("%d attempts, %d bodies open, %d permits out", n.Load(), open.Load(), p.Snapshot().InFlight)
+		}
+	})
+}

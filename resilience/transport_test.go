@@ -3,6 +3,7 @@ package resilience
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -103,7 +105,11 @@ func TestTransportNeverRepeatsAPostWithoutAKey(t *testing.T) {
 		"connection cut, with key": {"k-1", strings.NewReader("x"), cut, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSite(t, Config{Deadline: DeadlineConfig{Attempt: 50 * time.Millisecond}}, tc.handler)
+			cfg := Config{}
+			if name == "timeout" { // elsewhere a slow machine must not meet it
+				cfg.Deadline.Attempt = 50 * time.Millisecond
+			}
+			s := newSite(t, cfg, tc.handler)
 			req, err := http.NewRequest(http.MethodPost, s.URL, tc.body)
 			if err != nil {
 				t.Fatal(err)
@@ -225,6 +231,96 @@ func TestTransportReturnsTheLastResponse(t *testing.T) {
 	text, err := io.ReadAll(resp.Body)
 	if err != nil || string(text) != "maintenance" || resp.StatusCode != 503 || s.requests.Load() != 1 {
 		t.Fatalf("%d %q %v after %d requests", resp.StatusCode, text, err, s.requests.Load())
+	}
+}
+
+// Where connections are few, a call that waits before its next attempt leaves its
+// connection to the others; its response is still there should that attempt not be
+// made.
+func TestTransportHoldsNoConnectionInAWait(t *testing.T) {
+	for name, tc := range map[string]struct {
+		size, kept int
+		want       error
+	}{
+		"empty":     {0, 0, nil},
+		"small":     {11, 11, nil},
+		"at bound":  {maxParked, maxParked, nil},
+		"too large": {maxParked + 1, maxParked, errNotKept},
+	} {
+		for _, hedged := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, hedge %t", name, hedged), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var open atomic.Int64
+					d, err := NewDestinations(&DestinationsConfig{Default: Config{Hedge: HedgeConfig{On: hedged}}})
+					if err != nil {
+						t.Fatal(err)
+					}
+					rt := NewTransport(roundTripFunc(func(r *http.Request) (*http.Response, error) {
+						resp := answer(r, http.StatusServiceUnavailable, strings.Repeat("x", tc.size), &open)
+						resp.Header.Set("Retry-After", "2")
+						return resp, nil
+					}), d)
+					go func() {
+						time.Sleep(time.Second)
+						if n := open.Load(); n != 0 {
+							t.Errorf("%d bodies open in the wait", n)
+						}
+						p, err := d.Get("shop.test")
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						p.Breaker().Force(BreakerForcedOpen)
+					}()
+					req, _ := http.NewRequest(http.MethodGet, "http://shop.test/", nil)
+					resp, err := rt.RoundTrip(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer resp.Body.Close()
+					text, err := io.ReadAll(resp.Body)
+					if resp.StatusCode != http.StatusServiceUnavailable || len(text) != tc.kept || !errors.Is(err, tc.want) {
+						t.Errorf("status %d, %d bytes, %v, want the first response", resp.StatusCode, len(text), err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestTransportClosesIdleConnections(t *testing.T) {
+	s := newSite(t, Config{}, status(http.StatusNoContent))
+	for range 2 {
+		resp, err := s.client.Get(s.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		s.client.CloseIdleConnections()
+	}
+	if n := s.conns.Load(); n != 2 {
+		t.Errorf("%d connections, want another one after the first was idle and closed", n)
+	}
+}
+
+// That the body cannot be had again is no word on the destination.
+func TestTransportBodyThatIsGone(t *testing.T) {
+	s := newSite(t, Config{}, status(http.StatusServiceUnavailable))
+	req, err := http.NewRequest(http.MethodPut, s.URL, strings.NewReader("stock=3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := errors.New("gone")
+	req.GetBody = func() (io.ReadCloser, error) { return nil, gone }
+	resp, err := s.client.Do(req)
+	if err == nil {
+		resp.Body.Close()
+	}
+	if !errors.Is(err, gone) || s.requests.Load() != 1 {
+		t.Errorf("%v after %d requests", err, s.requests.Load())
+	}
+	if c := s.pipeline(t).Snapshot().Counts; c != (BreakerCounts{Failures: 1}) {
+		t.Errorf("%+v, want the one failure of the response", c)
 	}
 }
 

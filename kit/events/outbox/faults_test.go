@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -195,5 +196,35 @@ func TestADatabaseThatRefusesWritesIsSurvived(t *testing.T) {
 		}
 		published(t, b, "a-7", "b-6")
 		inOrder(t, b.Events("orders"))
+	})
+}
+
+// A topic that catches up meets an event that is refused: what is read next of the
+// same key waits behind it.
+func TestCatchingUpKeepsTheOrderBehindARefusedEvent(t *testing.T) {
+	both(t, func(t *testing.T, db *sqldb.DB) {
+		ob, b := newOutbox(t, db), memevents.New(nil)
+		var away, heals atomic.Bool
+		away.Store(true)
+		b.Fail(func(e events.Event) error {
+			switch {
+			case away.Swap(false):
+				return errors.New("away")
+			case e.ID == "a-2" && !heals.Load():
+				return events.ErrRejected
+			}
+			return nil
+		})
+		add(t, db, ob, event("a", 1), event("a", 2), event("a", 3), event("a", 4), event("a", 5), event("a", 6))
+		start(t, db, ob, b, &outbox.RelayConfig{Poll: 10 * time.Millisecond, BatchSize: 2})
+		eventually(t, "the others wait behind the refused event", func() bool {
+			stalled, err := outbox.ReadStalled(t.Context(), db, 10)
+			return err == nil && len(stalled) == 5
+		})
+		heals.Store(true)
+		idle(t, db)
+		if got := ids(b.Events("orders")); !slices.Equal(got, []string{"a-1", "a-2", "a-3", "a-4", "a-5", "a-6"}) {
+			t.Errorf("published %v", got)
+		}
 	})
 }

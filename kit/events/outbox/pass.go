@@ -133,6 +133,13 @@ func (l *leader) lanes(stop, ctx context.Context, s *state, b *batch, out *outco
 	for _, x := range s.stalled {
 		held[x.orderKey()] = true
 	}
+	// A topic that is behind may just have failed to take some, not listed yet.
+	for _, x := range out.failed {
+		held[x.orderKey()] = true
+	}
+	for _, x := range out.waiting {
+		held[keyOf(x.event.Topic, x.event.Key, x.part, x.id)] = true
+	}
 	topics := make(map[string]*lane)
 	of := func(topic string) *lane {
 		if topics[topic] == nil {
