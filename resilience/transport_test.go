@@ -107,7 +107,7 @@ func TestTransportNeverRepeatsAPostWithoutAKey(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := Config{}
 			if name == "timeout" { // elsewhere a slow machine must not meet it
-				cfg.Deadline.Attempt = 50 * time.Millisecond
+				cfg.Deadline.Attempt = time.Second
 			}
 			s := newSite(t, cfg, tc.handler)
 			req, err := http.NewRequest(http.MethodPost, s.URL, tc.body)
@@ -346,10 +346,12 @@ func TestTransportOpensTheBreakerOfOneHost(t *testing.T) {
 }
 
 func TestTransportCallerCancelIsNeutral(t *testing.T) {
-	s := newSite(t, Config{Breaker: BreakerConfig{MinCalls: 1}}, hang)
 	ctx, cancel := context.WithCancel(t.Context())
+	s := newSite(t, Config{Breaker: BreakerConfig{MinCalls: 1}}, func(w http.ResponseWriter, r *http.Request) {
+		cancel() // once it is there
+		hang(w, r)
+	})
 	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, nil)
-	time.AfterFunc(20*time.Millisecond, cancel)
 	if _, err := s.client.Do(req); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want context.Canceled", err)
 	}
