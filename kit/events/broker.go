@@ -147,6 +147,18 @@ type Features struct {
 	// MaxEvent is the largest event that the broker takes, attributes and data
 	// together, in bytes. 0 means no limit.
 	MaxEvent int
+	// InFlight is how many deliveries of a topic a subscription has under way at
+	// most, whatever its MaxInFlight. 0 means that MaxInFlight alone decides.
+	InFlight int
+	// NoPositions means that a group's position ends with its subscription: the
+	// next one starts at whatever the broker keeps.
+	NoPositions bool
+	// NoBlocks means that a subscription to less than the whole is refused; set
+	// the consumer's Blocks to 1.
+	NoBlocks bool
+	// NoPending means that Pending returns an error that wraps
+	// errors.ErrUnsupported.
+	NoPending bool
 }
 
 // StreamState is what a broker knows of the log behind a topic.

@@ -31,6 +31,9 @@ func TestEachEffectOnceInOrderOverRestarts(t *testing.T) {
 		t.Cleanup(func() { db.Close() })
 		pipeline(t, db)
 	})
+	if testing.Short() {
+		return
+	}
 	t.Run("postgres", func(t *testing.T) { pipeline(t, pgtest.DB(t)) })
 }
 
