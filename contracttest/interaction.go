@@ -100,6 +100,10 @@ func (e REST) http(bridge.Types) (engine.HTTP, error) {
 	if s, ok := path.(string); !ok || !strings.HasPrefix(s, "/") {
 		return out, fmt.Errorf("Request.Path is %v; it is a string that begins with a slash, or a matcher of one", e.Request.Path)
 	}
+	switch e.Response.Status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return out, fmt.Errorf("Response.Status is %d; Pact's verifier follows redirects and cannot see one", e.Response.Status)
+	}
 	out.Request = engine.Part{
 		Method: or(e.Request.Method, http.MethodGet), Path: e.Request.Path, Headers: e.Request.Headers,
 		ContentType: or(e.Request.ContentType, jsonType), Body: e.Request.Body, Query: map[string][]any{},

@@ -121,7 +121,7 @@ func TestContractWithCart(t *testing.T) {
 	consumer.GRPC(t, contracttest.GRPC{
 		Name: "pricing a product that is not there", Given: customer, Method: cartv1.CartService_Quote_FullMethodName, Metadata: onBehalfOfAnn,
 		Request: &cartv1.QuoteRequest{Items: []*commonv1.Line{{ProductId: "ghost", Quantity: 1}}},
-		Refusal: refusal(codes.InvalidArgument, 400, "invalid_argument"),
+		Refusal: refusal(codes.InvalidArgument, 400, "invalid_argument", "items[0].product_id"),
 	}, refused(codes.InvalidArgument, &commonv1.Line{ProductId: "ghost", Quantity: 1}))
 	consumer.GRPC(t, contracttest.GRPC{
 		Name: "pricing an empty cart", Given: customer.And("an empty cart"), Method: cartv1.CartService_Quote_FullMethodName, Metadata: onBehalfOfAnn,
@@ -175,10 +175,14 @@ func TestContractWithInventory(t *testing.T) {
 }
 
 // refusal is a problem of the shop's, as it travels over gRPC.
-func refusal(code codes.Code, status int, reason string) *contracttest.Refusal {
-	return &contracttest.Refusal{Code: code, Details: []proto.Message{&errdetails.ErrorInfo{
+func refusal(code codes.Code, status int, reason string, fields ...string) *contracttest.Refusal {
+	details := []proto.Message{&errdetails.ErrorInfo{
 		Reason: strings.ToUpper(reason), Domain: grpcproblem.Domain, Metadata: map[string]string{"http_status": fmt.Sprint(status)},
-	}}}
+	}}
+	for _, f := range fields {
+		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: f, Description: "is wrong"}}})
+	}
+	return &contracttest.Refusal{Code: code, Details: details}
 }
 
 // commandOf are the commands that a reply answers.

@@ -402,35 +402,6 @@ func (s *site) agreeWithTheGateway(mug *catalogv1.Product) {
 		}
 		return nil
 	})
-	anything := match.Regex("x", ".+")
-	consumer.REST(s.t, contracttest.REST{
-		Name: "sending a browser to sign in",
-		Request: contracttest.Request{Path: "/oauth/authorize", Query: map[string]any{
-			"client_id": "storefront", "response_type": "code", "scope": "openid profile email offline_access shop", "code_challenge_method": "S256",
-			"code_challenge": match.Regex("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM", "[-_0-9A-Za-z]{43}"), "state": anything, "nonce": anything,
-			"redirect_uri": match.FromState("${callback}", "http://localhost:8080/auth/callback"),
-		}},
-		Response: contracttest.Response{Status: http.StatusFound, Headers: map[string]any{"Location": match.Regex("/oauth/login?id=1", "(https?://[^/]+)?/oauth/login.*")}},
-	}, func(ctx context.Context, public string) error {
-		login, err := get(ctx, s.url+"/auth/login")
-		if err != nil {
-			return err
-		}
-		_ = login.Body.Close()
-		to, ok := strings.CutPrefix(login.Header.Get("Location"), s.url)
-		if !ok {
-			return fmt.Errorf("the sign-in is at %q", login.Header.Get("Location"))
-		}
-		there, err := get(ctx, public+to)
-		if err != nil {
-			return err
-		}
-		_ = there.Body.Close()
-		if there.StatusCode != http.StatusFound {
-			return fmt.Errorf("the issuer answered %s", there.Status)
-		}
-		return nil
-	})
 }
 
 func TestContractsOfTheConsole(t *testing.T) {
@@ -466,7 +437,7 @@ func TestContractsOfTheConsole(t *testing.T) {
 	}, visit{path: "/orders/ord_1", says: []string{"started", "A mug"}})
 	s.agree("order", contracttest.GRPC{
 		Name: "resolving a saga that is not there", Given: operator, Method: orderv1.OrderAdminService_ResolveSaga_FullMethodName, Request: &orderv1.ResolveSagaRequest{SagaId: "ord_none", Act: "retry", Reason: "the bank is back"},
-		Refusal: refusal(codes.NotFound, 404, "ORDER_NOT_FOUND"),
+		Refusal: refusal(codes.NotFound, 404, "SAGA_NOT_FOUND"),
 	}, visit{path: "/orders/ord_none/resolve", form: url.Values{"saga": {"ord_none"}, "act": {"retry"}, "reason": {"the bank is back"}}, code: 404})
 
 	stocked := operator.And("a product on sale", mugOnSale)
