@@ -95,12 +95,14 @@ func (b *batch) settle(err error) error {
 		}
 		return judge(err)
 	}
-	var left []events.Event
-	var at []int
 	for _, f := range partial.Failed {
 		if f.Index < 0 || f.Index >= len(b.left) {
 			return judge(err) // it speaks of something else
 		}
+	}
+	var left []events.Event
+	var at []int
+	for _, f := range partial.Failed {
 		position := b.at[f.Index]
 		if final(f.Err) {
 			b.refused = append(b.refused, events.FailedEvent{Index: position, ID: f.ID, Err: f.Err})

@@ -122,6 +122,22 @@ func TestOnlyWhatIsNotAcknowledgedIsSentAgain(t *testing.T) {
 	}
 }
 
+// A publisher that speaks of an event that there is not is believed in nothing else:
+// what it said is passed on as it is.
+func TestNonsenseOfAPublisherIsPassedOn(t *testing.T) {
+	d, err := resilience.NewDestinations(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nonsense := &events.PublishError{Failed: []events.FailedEvent{{Index: 0, ID: "a", Err: events.ErrRejected}, {Index: 9, Err: errDown}}}
+	s := &script{steps: []func([]events.Event) error{func([]events.Event) error { return nonsense }}}
+	err = eventresilience.Publisher(d, "broker", s).Publish(t.Context(), batch("a", "b", "c")...)
+	var partial *events.PublishError
+	if !errors.As(err, &partial) || partial != nonsense || len(s.calls) != 1 {
+		t.Errorf("got %v after %d calls, want what the publisher said", err, len(s.calls))
+	}
+}
+
 // The broker's name stands for one budget and one breaker, whoever calls.
 func TestPublishersShareTheDestination(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
