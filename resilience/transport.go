@@ -26,6 +26,10 @@ import (
 // If the last attempt brought a response, that response is returned, also when
 // the budget is spent; local rejections are errors.
 //
+// An http.Transport sends by itself what may be repeated once more if a connection
+// that it had kept idle is closed before the answer begins. That looks like one
+// attempt from here: the budget does not pay for it.
+//
 // Where Config.Hedge is on, a slow attempt of what may be repeated gets another
 // one beside it. The first success is returned, the others are cancelled and
 // what they bring is discarded.
