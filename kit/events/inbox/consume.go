@@ -89,13 +89,10 @@ func (c *Consumer[T]) work(work context.Context, q *queues) {
 // events is handled alone, so that failures are counted against the one that has
 // them.
 func (c *Consumer[T]) workTogether(q *queues, j *job) {
-	start := time.Now()
 	err := c.handleAll(j)
-	took := time.Since(start)
 	switch {
 	case err == nil:
 		q.gate.open()
-		c.pace.succeeded(j.size(), took)
 		c.finished(j)
 		for _, p := range j.parts {
 			q.done(p)
@@ -117,12 +114,10 @@ func (c *Consumer[T]) workTogether(q *queues, j *job) {
 // workAlone handles one event and counts its failures.
 func (c *Consumer[T]) workAlone(q *queues, j *job, it *item) {
 	p := j.parts[0]
-	start := time.Now()
 	verdict, wait := c.handle(j.ctx, it)
 	switch verdict {
 	case done:
 		q.gate.open()
-		c.pace.succeeded(1, time.Since(start))
 		c.finished(j)
 		q.done(p)
 	case again:
@@ -186,7 +181,7 @@ func (c *Consumer[T]) heartbeat(work context.Context, q *queues) {
 func (c *Consumer[T]) trimLoop(ctx context.Context) {
 	tick := time.NewTicker(c.cfg.TrimEvery)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
 		if err := c.trim(ctx); err != nil && ctx.Err() == nil {
 			c.cfg.Logger.WarnContext(ctx, "inbox: trimming failed, trying again later", "consumer", c.name, "error", err)
 		}

@@ -17,7 +17,7 @@ import (
 func (c *Consumer[T]) redriveLoop(ctx, work context.Context, q *queues) {
 	tick := time.NewTicker(c.cfg.RedrivePoll)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil { // not for a tick that came with the end
 		if err := c.redriveAll(ctx, work, q); err != nil && ctx.Err() == nil {
 			c.cfg.Logger.WarnContext(ctx, "inbox: redriving failed, trying again", "consumer", c.name, "error", err)
 		}

@@ -60,6 +60,7 @@ type position struct {
 	block       events.Block
 	subscribers int
 	latest      int            // number of the newest subscriber, which alone is delivered to
+	losses      int            // how often the stream lost events: earlier deliveries are of others
 	next        int            // index of the first event never delivered
 	pending     map[int]*entry // delivered, not acknowledged; by index
 	done        map[int]bool   // acknowledged above the lowest pending
@@ -104,6 +105,7 @@ func (b *Broker) LoseTail(topic string, n int) {
 			if at.topic != topic {
 				continue
 			}
+			p.losses++
 			p.next = min(p.next, len(s.events))
 			for i := range p.pending {
 				if i >= p.next {
@@ -129,9 +131,9 @@ func (b *Broker) Recreate(topic string) {
 	for _, g := range b.groups {
 		for at, p := range g {
 			if at.topic == topic {
-				latest := p.latest
+				latest, losses := p.latest, p.losses
 				*p = *newPosition(p.block, p.types, p.subscribers)
-				p.latest = latest
+				p.latest, p.losses = latest, losses+1
 			}
 		}
 	}
@@ -376,7 +378,7 @@ func (b *Broker) take(s events.Subscription, number map[string]int) (_ *delivery
 		}
 		x.attempt++
 		x.due = now.Add(b.ackWait)
-		return &delivery{b: b, p: p, index: at, event: st.events[at], attempt: x.attempt}, nil, 0, nil
+		return &delivery{b: b, p: p, losses: p.losses, index: at, event: st.events[at], attempt: x.attempt}, nil, 0, nil
 	}
 	return nil, b.changed, wait, nil
 }
@@ -401,6 +403,7 @@ func (p *position) advance(s *stream, limit int) int {
 type delivery struct {
 	b       *Broker
 	p       *position
+	losses  int
 	index   int
 	event   events.Event
 	attempt int
@@ -413,6 +416,9 @@ func (d *delivery) Attempt() int        { return d.attempt }
 func (d *delivery) Ack(context.Context) error {
 	d.b.mu.Lock()
 	defer d.b.mu.Unlock()
+	if d.losses != d.p.losses {
+		return nil // the index may be another event's by now
+	}
 	delete(d.p.pending, d.index)
 	if len(d.p.pending) > 0 || d.index >= d.p.next {
 		d.p.done[d.index] = true // a restart goes back below it
@@ -436,7 +442,7 @@ func (d *delivery) InProgress(context.Context) error {
 func (d *delivery) set(after time.Duration) {
 	d.b.mu.Lock()
 	defer d.b.mu.Unlock()
-	if x := d.p.pending[d.index]; x != nil {
+	if x := d.p.pending[d.index]; x != nil && d.losses == d.p.losses {
 		x.due = time.Now().Add(after)
 		d.b.signal()
 	}

@@ -57,6 +57,34 @@ func TestASucceededSubscriberTakesNothingMore(t *testing.T) {
 	}
 }
 
+// A delivery of an event that the broker lost says nothing about the one that has
+// its place now.
+func TestALateAckIsNotTakenForAnotherEvents(t *testing.T) {
+	b := memevents.New(nil)
+	publish := func(id string) {
+		if err := b.Publish(t.Context(), events.Event{ID: id, Source: "order", Type: "test.v1.Happened", Topic: "orders", Key: "k"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan events.Delivery, 2)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = b.Subscribe(ctx, events.Subscription{Group: "mail", Topics: []string{"orders"}}, func(_ context.Context, d events.Delivery) { got <- d })
+	})
+	publish("1")
+	lost := <-got
+	b.LoseTail("orders", 1)
+	publish("2")
+	<-got
+	_ = lost.Ack(ctx)
+	if n, _ := b.Pending(ctx, "mail"); n != 1 {
+		t.Errorf("%d events are pending", n)
+	}
+	cancel()
+	wg.Wait()
+}
+
 func Example() {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := memevents.New(nil)
