@@ -120,8 +120,9 @@ func (x *behind) appeared(y row) {
 		if at, ok := x.lowered[y.part]; !ok || y.id-1 < at {
 			x.lowered[y.part] = y.id - 1
 		}
-		return
 	}
+	// While a lane runs too: the hole is about to be forgotten, so should this
+	// process die now, the record must have it.
 	if at := x.at[y.part]; y.id-1 < at {
 		x.at[y.part], x.changed = y.id-1, true
 	}

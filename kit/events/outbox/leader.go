@@ -22,7 +22,8 @@ const recordEvery = 20 * time.Millisecond
 type leader struct {
 	r     *Relay
 	woken *sleeper
-	feed  feed
+	feed  *Feed
+	leads chan *block // for the source: the block that was taken over last
 	// When all partitions were looked at last; the loop's.
 	polled time.Time
 
@@ -179,7 +180,7 @@ func (l *leader) rest(stop, end context.Context, s *state, more bool) parts {
 	case !time.Now().Before(poll):
 		l.polled = time.Now()
 		return allParts
-	case l.r.cfg.Source != nil && p != allParts:
+	case l.feed.live() && p != allParts:
 		return 0 // the source hands it over
 	}
 	return p
@@ -231,6 +232,13 @@ func (l *leader) holds(ctx context.Context, s *state, b *block, held bool) {
 	l.mu.Lock()
 	l.has = s.held()
 	l.mu.Unlock()
+	if l.r.cfg.Source != nil && held {
+		select {
+		case <-l.leads: // an earlier one
+		default:
+		}
+		l.leads <- b
+	}
 	if f := l.r.cfg.Hooks.Holding; f != nil {
 		f(ctx, b.Block, held)
 	}

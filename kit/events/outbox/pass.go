@@ -44,7 +44,10 @@ func (l *leader) pass(stop, ctx context.Context, s *state, touched parts) (more 
 			return l.back(s, err)
 		}
 	}
-	fed := l.feed.take()
+	fed, catch := l.feed.take()
+	if catch != nil {
+		touched = allParts
+	}
 	b, err := r.read(ctx, s, touched, fed)
 	if err != nil {
 		return false, fmt.Errorf("outbox: read: %w", err)
@@ -83,9 +86,8 @@ func (l *leader) pass(stop, ctx context.Context, s *state, touched parts) (more 
 			return false, fmt.Errorf("outbox: record: %w", err)
 		}
 	}
-	if !s.dirty {
-		l.feed.recorded()
-	}
+	drained := !slices.ContainsFunc(s.parts[:], func(p *partition) bool { return p != nil && p.full })
+	l.feed.passed(catch, drained, !s.dirty)
 	return full || len(out.resolved) > 0, nil
 }
 

@@ -164,7 +164,7 @@ func (r *Relay) read(ctx context.Context, s *state, touched parts, fed []Row) (*
 		}
 		rows = s.fill(b, rows, filled, probed, incomplete, fence)
 	}
-	b.rows = s.merge(b, rows, r.handed(s, fed))
+	b.rows = s.merge(b, rows, r.handed(s, fed), len(s.stalled) >= r.cfg.MaxStalled)
 	for i, next := range b.next {
 		b.passed += next.cursor - s.parts[i].cursor
 	}
@@ -297,7 +297,9 @@ func (r *Relay) handed(s *state, fed []Row) []row {
 
 // merge puts what a source has handed over beside what was read of the tables.
 // Where the cursor has passed a row and no hole is left for it, it was published.
-func (s *state) merge(b *batch, rows, fed []row) []row {
+// Where more lies in the table than was read, the earlier events of its key may:
+// the row is left to the table, as it is where the relay is to pass nothing by.
+func (s *state) merge(b *batch, rows, fed []row, halted bool) []row {
 	slices.SortFunc(rows, compareRows)
 	rows = slices.CompactFunc(rows, func(x, y row) bool { return compareRows(x, y) == 0 })
 	if len(fed) == 0 {
@@ -305,6 +307,9 @@ func (s *state) merge(b *batch, rows, fed []row) []row {
 	}
 	for _, x := range fed {
 		p := b.progress(s, x.part)
+		if p.full = p.full || halted; p.full {
+			continue
+		}
 		if x.id > p.cursor {
 			if x.id > p.cursor+1 {
 				p.holes = append(p.holes, hole{lo: p.cursor + 1, hi: x.id - 1})

@@ -24,8 +24,8 @@ type RelayConfig struct {
 	// Blocks is into how many blocks the partitions are cut that the relays of an
 	// outbox share: at most as many relays work at once. All of them give the
 	// same; where two differ, they keep taking over from each other. 1, 2, 4, 8,
-	// 16, 32 or 64. Defaults to 8 on PostgreSQL; on SQLite, whose file belongs to
-	// one process, it is always 1.
+	// 16, 32 or 64. Defaults to 8 on PostgreSQL; with a Source, and on SQLite, whose
+	// file belongs to one process, it is always 1.
 	Blocks int
 	// PublishTimeout bounds one Publish call. Defaults to 10 s.
 	PublishTimeout time.Duration
@@ -66,7 +66,8 @@ type RelayConfig struct {
 	// Defaults to 20 ms.
 	NotifyEvery time.Duration
 	// Source, where it is set, hands the relay what was committed, beside its own
-	// reading of the tables.
+	// reading of the tables. One relay at a time runs it, for all partitions: Blocks
+	// is 1.
 	Source Source
 	// Hooks observe the relay.
 	Hooks RelayHooks
@@ -160,7 +161,9 @@ func NewRelay(db *sqldb.DB, o *Outbox, p events.Publisher, cfg *RelayConfig) (*R
 		return nil, fmt.Errorf("outbox: RelayConfig.Blocks %d: on SQLite it is 1, since the file belongs to one process", c.Blocks)
 	case db.Dialect == sqldb.SQLite && c.Listen != nil:
 		return nil, errors.New("outbox: RelayConfig.Listen: only PostgreSQL notifies")
-	case c.Blocks == 0 && db.Dialect == sqldb.Postgres:
+	case c.Source != nil && c.Blocks > 1:
+		return nil, fmt.Errorf("outbox: RelayConfig.Blocks %d: with a Source it is 1, since the source hands everything to one relay", c.Blocks)
+	case c.Blocks == 0 && db.Dialect == sqldb.Postgres && c.Source == nil:
 		c.Blocks = 8
 	case c.Blocks == 0:
 		c.Blocks = 1
@@ -190,11 +193,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	woken, stop := r.o.subscribe()
 	defer stop()
-	l := &leader{r: r, woken: woken}
+	l := &leader{r: r, woken: woken, feed: &Feed{wake: woken.wake}, leads: make(chan *block, 1)}
 	defer r.hint(ctx, l)()
-	if r.cfg.Source != nil {
-		defer r.follow(ctx, l)()
-	}
+	defer r.follow(ctx, l)()
 	return l.hold(ctx)
 }
 
