@@ -89,7 +89,10 @@ func (c *Consumer[T]) apply(ctx context.Context, parts [][]*unit[T]) (handling b
 			}
 		}
 	}()
+	var worked time.Duration // how long it was at the events, without its begin and commit
 	err = c.runner.InTx(ctx, func(ctx context.Context, tx T) error {
+		start := c.pace.now()
+		defer func() { worked = c.pace.now().Sub(start) }()
 		w := c.runner.Wrap(tx)
 		if err := c.decide(ctx, w, all); err != nil {
 			return err
@@ -104,6 +107,7 @@ func (c *Consumer[T]) apply(ctx context.Context, parts [][]*unit[T]) (handling b
 	if err != nil {
 		return handling, err
 	}
+	c.pace.succeeded(len(all), worked)
 	for _, u := range all {
 		switch hk := c.cfg.Hooks; {
 		case u.step == stepDuplicate && hk.Duplicate != nil:

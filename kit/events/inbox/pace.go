@@ -9,10 +9,12 @@ import (
 
 // pace finds how many events share a transaction. A transaction holds the locks
 // of all its events until it ends, so it is kept short: more events where it was
-// quick, fewer where it was slow, and one where sharing made trouble.
+// quick, fewer where it was slow, and one where sharing made trouble. How long its
+// commit takes is the disk's affair, and the same for one event: where commits are
+// slow, more must share them, not fewer.
 type pace struct {
 	most       int
-	quick, max time.Duration // a transaction that took less may grow, one that took more shrinks
+	quick, max time.Duration // one that worked for less, before its commit, may grow, for more shrinks
 	now        func() time.Time
 
 	mu       sync.Mutex
@@ -38,13 +40,15 @@ func (p *pace) limit() int {
 	return p.size
 }
 
-func (p *pace) succeeded(n int, took time.Duration) {
+// succeeded is told of a transaction of n events that worked for so long before
+// its commit. One that was less than half full says nothing.
+func (p *pace) succeeded(n int, worked time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case took > p.max && n > 1:
+	case worked > p.max && n > 1 && 2*n > p.size:
 		p.size = max(1, n/2)
-	case took < p.quick && n >= p.size && !p.now().Before(p.until):
+	case worked < p.quick && n >= p.size && !p.now().Before(p.until):
 		p.size = min(2*p.size, p.most)
 		p.troubles = 0
 	}
