@@ -41,12 +41,18 @@ var (
 	paced     = flag.Int("paced", 10_000, "events of the run at 1,000 a second")
 	lite      = flag.Int("lite", 50_000, "events of a drain on SQLite")
 	watermill = flag.Int("watermill", 5_000, "messages of a run of watermill-sql")
+	listed    = flag.Bool("statements", false, "end with the statements that PostgreSQL spent most time on (needs its contrib modules)")
 	jobs      = flag.Int("river", 50_000, "jobs of a run of river")
 )
 
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if server.s != nil {
+		if *listed {
+			if err := statements(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}
 		if err := server.s.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
@@ -67,7 +73,11 @@ var server struct {
 func postgres(b testing.TB) *pgtest.Server {
 	b.Helper()
 	server.once.Do(func() {
-		server.s, server.err = pgtest.Start("", 0, "shared_buffers=128MB", "wal_level=replica")
+		options := []string{"shared_buffers=128MB", "wal_level=replica"}
+		if *listed {
+			options = append(options, "shared_preload_libraries=pg_stat_statements")
+		}
+		server.s, server.err = pgtest.Start("", 0, options...)
 		if server.err != nil {
 			return
 		}
@@ -90,6 +100,35 @@ func postgres(b testing.TB) *pgtest.Server {
 	}
 	must(b, server.err)
 	return server.s
+}
+
+// statements prints where the server's time went.
+func statements() error {
+	ctx := context.Background()
+	db, err := pgxdb.Open(ctx, server.s.URL("postgres"), nil)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if _, err := db.Write.ExecContext(ctx, `CREATE EXTENSION pg_stat_statements`); err != nil {
+		return err
+	}
+	rows, err := db.Read.QueryContext(ctx, `SELECT sum(total_exec_time), sum(calls), sum(rows), sum(wal_bytes)::float8,
+		left(regexp_replace(query, '\s+', ' ', 'g'), 110) AS text FROM pg_stat_statements GROUP BY text ORDER BY 1 DESC LIMIT 20`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var ms, wal float64
+		var calls, n int64
+		var text string
+		if err := rows.Scan(&ms, &calls, &n, &wal, &text); err != nil {
+			return err
+		}
+		fmt.Printf("statement %8.0f ms %8d calls %8d rows %7.1f MB: %s\n", ms, calls, n, wal/1e6, text)
+	}
+	return rows.Err()
 }
 
 // scope is a part of a benchmark: what is made in it goes when it ends, so that the
