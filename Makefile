@@ -1,7 +1,7 @@
 # The targets a contributor needs. `make test` is what CI runs, with the linters and the generated-code check.
 SHELL    := /usr/bin/env bash
 BIN      := $(CURDIR)/.cache/bin
-MODULES  := . examples/shop bench
+MODULES  := . examples/shop bench kit/events/watermillevents/drivertest
 CODEGEN  := $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc $(BIN)/protoc-gen-grpc-gateway $(BIN)/protoc-gen-openapiv3
 export PATH := $(BIN):$(PATH)
 

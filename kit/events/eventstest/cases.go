@@ -259,7 +259,7 @@ func blocksAreRefused(ctx context.Context, h Harness) error {
 	}
 	err := h.Broker.Subscribe(ctx, events.Subscription{Group: "group", Topics: []string{"suite"}, Block: events.Block{Index: 1, Count: 2}}, func(context.Context, events.Delivery) {})
 	if err == nil {
-		return errors.New("Features say NoBlocks, and a subscription to a block is not refused")
+		return errors.New("the features say NoBlocks, and a subscription to a block is not refused")
 	}
 	return nil
 }
@@ -467,7 +467,7 @@ func pending(ctx context.Context, h Harness) error {
 	}
 	if h.Broker.Features().NoPending {
 		if _, err := h.Broker.Pending(ctx, "group"); !errors.Is(err, errors.ErrUnsupported) {
-			return fmt.Errorf("Features say NoPending, and Pending returns %w", err)
+			return fmt.Errorf("the features say NoPending, and Pending returns %w", err)
 		}
 		return nil
 	}
