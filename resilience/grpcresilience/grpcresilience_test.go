@@ -197,6 +197,22 @@ func TestUnsendableRequestsSayNothingOfTheDestination(t *testing.T) {
 	}
 }
 
+func TestUnsendableMetadataSaysNothingOfTheDestination(t *testing.T) {
+	s := &service{check: failing(codes.Unavailable, 0), watch: func(healthpb.Health_WatchServer) error { return nil }}
+	client, p := serve(t, s, resilience.Config{Breaker: resilience.BreakerConfig{MinCalls: 1}}, nil)
+	ctx := metadata.AppendToOutgoingContext(resilience.Idempotent(t.Context()), "x-note", "a\nb")
+	var retries *resilience.RetryError
+	if _, err := client.Check(ctx, &healthpb.HealthCheckRequest{}); status.Code(err) != codes.Internal || errors.As(err, &retries) {
+		t.Errorf("got %v, want INTERNAL at once", err)
+	}
+	if _, err := client.Watch(ctx, &healthpb.HealthCheckRequest{}); status.Code(err) != codes.Internal {
+		t.Errorf("got %v, want INTERNAL", err)
+	}
+	if snap := p.Snapshot(); snap.Counts != (resilience.BreakerCounts{}) || snap.InFlight != 0 || s.calls.Load() != 0 {
+		t.Errorf("%+v after %d calls, want nothing counted and nothing sent", snap, s.calls.Load())
+	}
+}
+
 func TestAttemptAndCriticalityTravel(t *testing.T) {
 	guard, err := NewServer(&ServerConfig{TrustCriticality: true})
 	if err != nil {

@@ -81,7 +81,13 @@ const pushbackKey = "grpc-retry-pushback-ms"
 // had a stream on a connection.
 func attemptError(err error, sent bool, trailer metadata.MD) error {
 	c := Classify(err)
-	if !sent && c.Health == resilience.Unhealthy {
+	switch {
+	case sent || c.Health != resilience.Unhealthy:
+	case status.Code(err) == codes.Internal:
+		// gRPC itself refuses it, such as metadata with a line break: the same next
+		// time, and no word on the destination. See unsendable.
+		c = resilience.Class{Health: resilience.Neutral}
+	default:
 		c.NeverSent, c.Retry = true, true
 	}
 	if v := trailer.Get(pushbackKey); len(v) > 0 {
