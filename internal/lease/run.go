@@ -113,7 +113,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return true
 	case <-t.C:
-		return false
+		return ctx.Err() != nil
 	}
 }
 

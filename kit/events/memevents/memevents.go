@@ -58,13 +58,15 @@ type place struct {
 type position struct {
 	types       []string
 	block       events.Block
-	subscribers int
-	latest      int            // number of the newest subscriber, which alone is delivered to
+	subscribers []*subscriber  // the newest, which alone is delivered to, last
 	losses      int            // how often the stream lost events: earlier deliveries are of others
 	next        int            // index of the first event never delivered
 	pending     map[int]*entry // delivered, not acknowledged; by index
 	done        map[int]bool   // acknowledged above the lowest pending
 }
+
+// subscriber is one call of Subscribe.
+type subscriber struct{ _ byte }
 
 type entry struct {
 	attempt int
@@ -131,9 +133,9 @@ func (b *Broker) Recreate(topic string) {
 	for _, g := range b.groups {
 		for at, p := range g {
 			if at.topic == topic {
-				latest, losses := p.latest, p.losses
+				losses := p.losses
 				*p = *newPosition(p.block, p.types, p.subscribers)
-				p.latest, p.losses = latest, losses+1
+				p.losses = losses + 1
 			}
 		}
 	}
@@ -260,7 +262,7 @@ func (b *Broker) Close() error {
 	return nil
 }
 
-func newPosition(block events.Block, types []string, subscribers int) *position {
+func newPosition(block events.Block, types []string, subscribers []*subscriber) *position {
 	return &position{types: types, block: block, subscribers: subscribers, pending: make(map[int]*entry), done: make(map[int]bool)}
 }
 
@@ -276,11 +278,26 @@ func (p *position) restart() {
 	clear(p.pending)
 }
 
+func (p *position) newest() *subscriber {
+	if len(p.subscribers) == 0 {
+		return nil
+	}
+	return p.subscribers[len(p.subscribers)-1]
+}
+
+// leave goes back to the subscriber before, where the newest leaves.
+func (p *position) leave(x *subscriber) {
+	if p.newest() == x {
+		p.restart()
+	}
+	p.subscribers = slices.DeleteFunc(p.subscribers, func(y *subscriber) bool { return y == x })
+}
+
 // recut forgets the positions of a cut into other blocks that nobody uses any
 // more.
 func recut(g map[place]*position, block events.Block) {
 	for at, p := range g {
-		if at.block.Size() != block.Size() && p.subscribers == 0 {
+		if at.block.Size() != block.Size() && len(p.subscribers) == 0 {
 			delete(g, at)
 		}
 	}
@@ -302,16 +319,14 @@ func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver f
 		b.groups[s.Group] = g
 	}
 	recut(g, s.Block)
-	number := make(map[string]int, len(s.Topics))
+	self := &subscriber{}
 	for _, t := range s.Topics {
 		at := place{t, s.Block}
 		if g[at] == nil {
-			g[at] = newPosition(s.Block, s.Types, 0)
+			g[at] = newPosition(s.Block, s.Types, nil)
 		}
 		g[at].types = s.Types
-		g[at].subscribers++
-		g[at].latest++
-		number[t] = g[at].latest
+		g[at].subscribers = append(g[at].subscribers, self)
 		g[at].restart()
 	}
 	b.mu.Unlock()
@@ -319,11 +334,12 @@ func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver f
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for _, t := range s.Topics {
-			g[place{t, s.Block}].subscribers--
+			g[place{t, s.Block}].leave(self)
 		}
+		b.signal()
 	}()
 	for ctx.Err() == nil {
-		d, changed, wait, err := b.take(s, number)
+		d, changed, wait, err := b.take(s, self)
 		if err != nil {
 			return err
 		}
@@ -344,7 +360,7 @@ func (b *Broker) Subscribe(ctx context.Context, s events.Subscription, deliver f
 
 // take returns the next delivery, or else what to wait for. A subscriber that was
 // succeeded gets none: what it took would be overtaken at its successor.
-func (b *Broker) take(s events.Subscription, number map[string]int) (_ *delivery, changed <-chan struct{}, wait time.Duration, _ error) {
+func (b *Broker) take(s events.Subscription, self *subscriber) (_ *delivery, changed <-chan struct{}, wait time.Duration, _ error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -354,7 +370,7 @@ func (b *Broker) take(s events.Subscription, number map[string]int) (_ *delivery
 	wait = b.ackWait
 	for _, topic := range s.Topics {
 		p, st := b.groups[s.Group][place{topic, s.Block}], b.stream(topic)
-		if p.latest != number[topic] {
+		if p.newest() != self {
 			continue
 		}
 		at := -1

@@ -23,17 +23,19 @@ func TestBroker(t *testing.T) {
 }
 
 // A subscriber that is succeeded, as one whose lease ran out while it was paused,
-// takes nothing more: its successor would get it later, behind its followers.
+// takes nothing as long as its successor is there, who would get it later, behind its
+// followers.
 func TestASucceededSubscriberTakesNothingMore(t *testing.T) {
 	b := memevents.New(nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	subscribe := func() <-chan string {
+	subscribe := func() (<-chan string, context.CancelFunc) {
 		got := make(chan string, 10)
+		ctx, leave := context.WithCancel(ctx)
 		wg.Go(func() {
 			_ = b.Subscribe(ctx, events.Subscription{Group: "mail", Topics: []string{"orders"}}, func(_ context.Context, d events.Delivery) { got <- d.Event().ID })
 		})
-		return got
+		return got, leave
 	}
 	publish := func(id string) {
 		if err := b.Publish(ctx, events.Event{ID: id, Source: "order", Type: "test.v1.Happened", Topic: "orders", Key: "k"}); err != nil {
@@ -41,20 +43,24 @@ func TestASucceededSubscriberTakesNothingMore(t *testing.T) {
 		}
 	}
 	publish("1")
-	old := subscribe()
+	old, _ := subscribe()
 	<-old
-	successor := subscribe()
+	successor, leave := subscribe()
 	<-successor
 	publish("2")
 	publish("3")
 	if a, b := <-successor, <-successor; a != "2" || b != "3" {
 		t.Errorf("the successor was given %s and %s", a, b)
 	}
-	cancel()
-	wg.Wait()
 	if len(old) > 0 {
 		t.Errorf("the one before it was given %s", <-old)
 	}
+	leave() // it was the one that is out of date
+	if a, b, c := <-old, <-old, <-old; a != "1" || b != "2" || c != "3" {
+		t.Errorf("the one before it was given %s, %s and %s", a, b, c)
+	}
+	cancel()
+	wg.Wait()
 }
 
 // A delivery of an event that the broker lost says nothing about the one that has
