@@ -29,9 +29,10 @@
 //
 // # Brokers
 //
-// natsevents speaks to NATS JetStream, memevents lives in memory, for tests. How
-// they differ is a value, [Features]. eventstest.TestBroker is the suite that
-// each of them passes, and that yours can.
+// natsevents speaks to NATS JetStream, kafkaevents to Kafka, watermillevents to
+// what Watermill has a driver for (SNS with SQS, Google Pub/Sub), memevents lives
+// in memory, for tests. How they differ is a value, [Features].
+// eventstest.TestBroker is the suite that each of them passes, and that yours can.
 //
 // # Errors
 //
