@@ -39,7 +39,7 @@ type StandIn struct {
 func (w *World) StandIn(t testing.TB, names ...string) *StandIn {
 	t.Helper()
 	s := &StandIn{answers: map[string]proto.Message{}}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
