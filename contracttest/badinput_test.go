@@ -190,6 +190,7 @@ func TestContractsThatCannotBeWritten(t *testing.T) {
 		"no such method":    {contracttest.GRPC{Name: "x", Method: unary + "s", Request: request}, "has no method UnaryCalls"},
 		"no request":        {contracttest.GRPC{Name: "x", Method: unary}, "needs a Request"},
 		"no answer":         {contracttest.GRPC{Name: "x", Method: unary, Request: request}, "needs a Response"},
+		"a redirect":        {contracttest.REST{Name: "x", Request: contracttest.Request{Path: "/"}, Response: contracttest.Response{Status: 302}}, "follows redirects"},
 		"two answers":       {contracttest.GRPC{Name: "x", Method: unary, Request: request, Response: match.Object{}, Refusal: &contracttest.Refusal{}}, "by a Response or by a Refusal"},
 		"refused with OK":   {contracttest.GRPC{Name: "x", Method: unary, Request: request, Refusal: &contracttest.Refusal{Code: codes.OK}}, "other than OK"},
 		"unary, as stream":  {contracttest.GRPC{Name: "x", Method: unary, Request: request, Stream: match.Array{}}, "is no stream"},
