@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/napkin-kit/napkin/kit/sqldb"
 )
@@ -15,9 +16,12 @@ import (
 func BenchmarkDrainInTurns(b *testing.B) {
 	kept := open(b, database(b))
 	keptOutbox := producer(b, kept)
+	start := time.Now()
 	fill(b, kept, keptOutbox, *retained)
-	pass(b, kept, keptOutbox)
-	fmt.Printf("drain: %d events, %d keys, 200 bytes each; %d rows retained\n", *drained, keys, *retained)
+	filled := time.Since(start)
+	pass(b, kept, keptOutbox, *retained)
+	fmt.Printf("retained: %d rows appended in %.1f s, passed by a relay without a broker in %.1f s\n", *retained, filled.Seconds(), (time.Since(start) - filled).Seconds())
+	fmt.Printf("drain: %d events, %d keys, 200 bytes each\n", *drained, keys)
 	ways := []struct {
 		name string
 		run  func(b testing.TB) figures
