@@ -259,8 +259,9 @@ func (l *leader) release(ctx context.Context, s *state, b *block) {
 // published.
 func (l *leader) reset(s *state) {
 	s.endLanes()
-	blocks := s.blocks
+	blocks, lost := s.blocks, s.lost
 	*s = *newState()
+	s.lost = lost
 	l.mu.Lock()
 	l.joining = append(l.joining, blocks...)
 	l.has = 0

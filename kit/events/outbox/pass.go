@@ -32,6 +32,9 @@ func (l *leader) pass(stop, ctx context.Context, s *state, touched parts) (more 
 	if err := l.look(ctx, s, touched == allParts); err != nil {
 		return false, err
 	}
+	if back, err := r.goBack(ctx, s); back || err != nil {
+		return l.back(s, err)
+	}
 	for _, x := range s.behind {
 		if x.lane == nil || !x.lane.over() {
 			continue

@@ -87,6 +87,7 @@ type state struct {
 	stalled []stalled                     // by part, id
 	behind  map[string]*behind            // by topic
 	checked map[string]time.Time          // when each topic's log was compared last
+	lost    map[string]uint64             // topics whose logs lost events, and what is left; outlives a reset
 	foreign map[string]uint64             // the highest sequence acknowledged to another relay, by topic
 	seen    time.Time                     // when foreign and the epochs were read
 
@@ -97,7 +98,7 @@ type state struct {
 }
 
 func newState() *state {
-	return &state{behind: make(map[string]*behind), checked: make(map[string]time.Time), foreign: make(map[string]uint64)}
+	return &state{lost: make(map[string]uint64), behind: make(map[string]*behind), checked: make(map[string]time.Time), foreign: make(map[string]uint64)}
 }
 
 // held is the set of partitions of the blocks held.

@@ -73,11 +73,17 @@ func (r *Relay) learn(ctx context.Context, s *state, l *lane) (back bool, err er
 	if r.log == nil {
 		return false, nil
 	}
-	if l.check {
+	switch {
+	case l.trouble != nil:
+		// The broker may come back with less. Once something new is stored above
+		// what it lost, the next relay could not tell.
+		delete(s.checked, l.topic)
+	case l.check:
 		s.checked[l.topic] = r.cfg.Now()
 	}
 	if l.lost {
-		return r.lostTail(ctx, s, l.topic, l.intact)
+		s.lost[l.topic] = l.intact
+		return r.goBack(ctx, s)
 	}
 	for _, b := range s.blocks {
 		if _, ok := b.streams[l.topic]; !ok && l.log != nil {
@@ -95,6 +101,18 @@ func (r *Relay) learn(ctx context.Context, s *state, l *lane) (back bool, err er
 		}
 	}
 	return false, nil
+}
+
+// goBack goes back for the topics whose logs lost events, and reports whether there
+// were any.
+func (r *Relay) goBack(ctx context.Context, s *state) (back bool, err error) {
+	for topic, intact := range s.lost {
+		if back, err = r.lostTail(ctx, s, topic, intact); err != nil {
+			return false, err
+		}
+		delete(s.lost, topic)
+	}
+	return back, nil
 }
 
 // lostTail goes back in every block, whoever holds it, whose events lay above
