@@ -47,7 +47,7 @@ func live(b testing.TB, n int, every time.Duration) figures {
 	out, in := open(b, outURL), open(b, inURL)
 	ob := producer(b, out)
 	subscriber(b, in)
-	broker := nats(b)
+	broker := nats(b, jetStream(b))
 	p := pool(b, outURL)
 	a := awaiting(n)
 	stop := background(b, consumer(b, inURL, broker, many, a), relay(b, out, ob, broker))

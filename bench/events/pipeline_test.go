@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/napkin-kit/napkin/internal/natstest"
 	"github.com/napkin-kit/napkin/kit/events"
 	"github.com/napkin-kit/napkin/kit/events/inbox"
 	"github.com/napkin-kit/napkin/kit/events/outbox"
@@ -221,14 +222,15 @@ func (f figures) report(b *testing.B, prefix string) {
 	b.ReportMetric(f.cpu, prefix+"cpu-us/event")
 }
 
-// drain lets relays and a consumer work off n events that are in the outbox. The
-// time counts from their start, leases and all, to the last commit.
-func drain(b testing.TB, db *sqldb.DB, ob *outbox.Outbox, n int, h handling, relays int) figures {
+// drain lets relays and a consumer, which has a new database, work off n events
+// that are in the outbox. The time counts from their start, leases and all, to the
+// last commit.
+func drain(b testing.TB, db *sqldb.DB, ob *outbox.Outbox, js *natstest.Server, n int, h handling, relays int) figures {
 	b.Helper()
 	url := database(b)
 	in := open(b, url)
 	subscriber(b, in)
-	broker := nats(b)
+	broker := nats(b, js)
 	a := awaiting(n)
 	runs := []func(context.Context) error{consumer(b, url, broker, h, a)}
 	for range relays {

@@ -232,11 +232,16 @@ func effects(b testing.TB, db *sqldb.DB) {
 
 var announced sync.Once
 
-// nats is a broker on a JetStream server in this process, with the topic's stream
-// in files.
-func nats(b testing.TB) *natsevents.Broker {
+// jetStream starts a JetStream server in this process, which keeps streams in files.
+func jetStream(b testing.TB) *natstest.Server {
 	b.Helper()
-	nc := natstest.StartConfig(b, natstest.Config{Dir: folder(b)}).Conn(b)
+	return natstest.StartConfig(b, natstest.Config{Dir: folder(b)})
+}
+
+// nats is a broker on a connection of its own, with the topic's stream.
+func nats(b testing.TB, s *natstest.Server) *natsevents.Broker {
+	b.Helper()
+	nc := s.Conn(b)
 	broker, err := natsevents.Connect(b.Context(), nc, nil)
 	must(b, err)
 	b.Cleanup(func() { broker.Close() })

@@ -26,7 +26,7 @@ func BenchmarkSQLite(b *testing.B) {
 		}
 	})
 	b.Run("jetstream", func(b *testing.B) {
-		drainLite(b, func(b testing.TB) events.Broker { return nats(b) })
+		drainLite(b, func(b testing.TB) events.Broker { return nats(b, jetStream(b)) })
 	})
 	b.Run("memory", func(b *testing.B) {
 		drainLite(b, func(b testing.TB) events.Broker {
