@@ -73,8 +73,11 @@ func (l *leader) pass(stop, ctx context.Context, s *state, touched parts) (more 
 	}
 	for _, x := range lanes {
 		if x.over() && x.stopped {
+			// Nothing of this pass is recorded; the next relay publishes it again. What a
+			// topic that is behind has failed to take, is forgotten with where it stood.
 			endLanes(lanes)
-			return false, nil // nothing of this pass is recorded; the next relay publishes it again
+			l.reset(s)
+			return false, nil
 		}
 	}
 	for i, x := range lanes {
