@@ -159,3 +159,39 @@ func TestPublishersShareTheirPlaces(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+// A server that comes back with less can be told from one that kept all only as
+// long as nothing new has the places of what it lost.
+func TestTheLogIsLookedAtAfterALostConnection(t *testing.T) {
+	s := natstest.Start(t)
+	b := connect(t, s)
+	if err := b.EnsureTopics(t.Context(), "orders"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.PublishReceipts(t.Context(), testEvent("1")); err != nil {
+		t.Fatal(err) // who never asked for the state is not held up
+	}
+	if _, err := b.StreamState(t.Context(), "orders"); err != nil {
+		t.Fatal(err)
+	}
+	s.Restart()
+	deadline := time.Now().Add(20 * time.Second)
+	for n := 0; ; n++ { // a publisher that does not number its events goes on
+		err := b.Publish(t.Context(), testEvent("2"))
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.PublishReceipts(t.Context(), testEvent("3")); err == nil {
+		t.Fatal("the event was published before anyone looked at the log")
+	}
+	if st, err := b.StreamState(t.Context(), "orders"); err != nil || st.LastSeq != 2 {
+		t.Fatalf("state %+v, %v", st, err)
+	}
+	if _, err := b.PublishReceipts(t.Context(), testEvent("3")); err != nil {
+		t.Fatal(err)
+	}
+}

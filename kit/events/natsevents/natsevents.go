@@ -120,6 +120,7 @@ type Broker struct {
 	mu      sync.Mutex
 	closed  bool
 	ensured []string
+	looked  map[string]uint64 // by topic, how often the connection had been made anew when its state was read
 }
 
 var _ interface {
@@ -256,6 +257,7 @@ func (b *Broker) isClosed() bool {
 func (b *Broker) StreamState(ctx context.Context, topic string) (events.StreamState, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
+	connection := b.nc.Stats().Reconnects
 	var s jetstream.Stream
 	var err error
 	if b.isEnsured(topic) {
@@ -269,6 +271,12 @@ func (b *Broker) StreamState(ctx context.Context, topic string) (events.StreamSt
 	if err != nil {
 		return events.StreamState{}, fmt.Errorf("natsevents: state of topic %s: %w", topic, err)
 	}
+	b.mu.Lock()
+	if b.looked == nil {
+		b.looked = make(map[string]uint64)
+	}
+	b.looked[topic] = connection
+	b.mu.Unlock()
 	info := s.CachedInfo() // the request that found it brought it
 	return events.StreamState{Identity: info.Created.UTC().Format(time.RFC3339Nano), LastSeq: info.State.LastSeq}, nil
 }

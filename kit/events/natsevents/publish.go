@@ -13,8 +13,22 @@ import (
 
 // Publish implements events.Publisher.
 func (b *Broker) Publish(ctx context.Context, evs ...events.Event) error {
-	_, err := b.PublishReceipts(ctx, evs...)
+	_, err := b.publish(ctx, evs, func(string) error { return nil })
 	return err
+}
+
+// errReconnected asks who numbers events to look at the log first.
+var errReconnected = errors.New("natsevents: the connection was made anew, perhaps to a server that lost events; read the topic's StreamState first")
+
+// unchanged returns errReconnected where the connection is another one than when
+// the topic's state was last read.
+func (b *Broker) unchanged(topic string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if at, ok := b.looked[topic]; ok && at != b.nc.Stats().Reconnects {
+		return errReconnected
+	}
+	return nil
 }
 
 // under is a publication under way.
@@ -25,7 +39,16 @@ type under struct {
 
 // PublishReceipts implements events.Log. The events of a call are sent without
 // waiting for one another, at most Config.MaxPending at a time.
+//
+// After the connection was lost it refuses the events of a topic whose StreamState
+// was read before, until that is read again: a server that came back with less
+// could otherwise not be told from one that kept all, once there is something new
+// in the places of what it lost.
 func (b *Broker) PublishReceipts(ctx context.Context, evs ...events.Event) ([]events.Receipt, error) {
+	return b.publish(ctx, evs, b.unchanged)
+}
+
+func (b *Broker) publish(ctx context.Context, evs []events.Event, check func(topic string) error) ([]events.Receipt, error) {
 	if b.isClosed() {
 		return nil, events.ErrClosed
 	}
@@ -49,6 +72,10 @@ func (b *Broker) PublishReceipts(ctx context.Context, evs ...events.Event) ([]ev
 		}
 	}
 	for i, e := range evs {
+		if err := check(e.Topic); err != nil {
+			fail(i, err)
+			continue
+		}
 		if err := b.enter(ctx, &waiting, collect); err != nil {
 			fail(i, err)
 			continue

@@ -106,6 +106,7 @@ func (b *Broker) run(ctx context.Context, s events.Subscription, topic string, d
 		}
 		last++
 		d := newDelivery(m, topic, md)
+		d.late = func() bool { return b.nc.Stats().Reconnects != connection }
 		if d.err == nil && len(s.Types) > 0 && !slices.Contains(s.Types, d.event.Type) {
 			_ = d.msg.Ack() // not wanted; see maxFilters
 			return
@@ -253,7 +254,13 @@ type delivery struct {
 	event   events.Event
 	err     error
 	attempt int
+	// late tells that the connection is another one: the server may have lost the
+	// event, and would take an answer for one to the event that has its place now.
+	late func() bool
 }
+
+// errLate leaves the event to be delivered again, as everything unanswered is then.
+var errLate = errors.New("natsevents: the delivery is of an earlier connection")
 
 func newDelivery(m jetstream.Msg, topic string, md *jetstream.MsgMetadata) *delivery {
 	d := &delivery{msg: m, attempt: int(min(md.NumDelivered, 1<<30))} //nolint:gosec // bounded
@@ -264,10 +271,20 @@ func newDelivery(m jetstream.Msg, topic string, md *jetstream.MsgMetadata) *deli
 func (d *delivery) Event() events.Event              { return d.event }
 func (d *delivery) Err() error                       { return d.err }
 func (d *delivery) Attempt() int                     { return d.attempt }
-func (d *delivery) Ack(context.Context) error        { return d.msg.Ack() }
-func (d *delivery) InProgress(context.Context) error { return d.msg.InProgress() }
+func (d *delivery) Ack(context.Context) error        { return d.answer(d.msg.Ack) }
+func (d *delivery) InProgress(context.Context) error { return d.answer(d.msg.InProgress) }
+
+func (d *delivery) answer(send func() error) error {
+	if d.late() {
+		return errLate
+	}
+	return send()
+}
 
 func (d *delivery) Retry(_ context.Context, after time.Duration) error {
+	if d.late() {
+		return errLate
+	}
 	if after <= 0 {
 		return d.msg.Nak()
 	}
