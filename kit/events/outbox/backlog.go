@@ -28,6 +28,9 @@ type Backlog struct {
 	// Trimmed is when published rows were last removed; zero where they never
 	// were.
 	Trimmed time.Time
+	// SlotLag is how many bytes of the write-ahead log the replication slot of
+	// package walsource keeps; 0 where there is none, on a standby and on SQLite.
+	SlotLag int64
 }
 
 // Empty reports whether everything appended so far is published.
@@ -45,15 +48,18 @@ const backlogSQL = `WITH pending AS (
 	SELECT o.part, o.id, o.created FROM napkin_outbox_stalled c %[1]s napkin_outbox o WHERE o.part = c.part AND o.id = c.id%[2]s)
 SELECT (SELECT count(*) FROM pending), (SELECT min(created) FROM pending),
 	(SELECT count(*) FROM napkin_outbox_hole), (SELECT count(*) FROM napkin_outbox_stalled),
-	(SELECT max(emptied) FROM napkin_outbox_segment)`
+	(SELECT max(emptied) FROM napkin_outbox_segment), %[3]s`
+
+const slotLagSQL = `(SELECT coalesce(max(CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) END), 0)::bigint
+	FROM pg_replication_slots WHERE database = current_database() AND slot_name LIKE 'napkin\_outbox\_%')`
 
 // backlogQuery keeps PostgreSQL from reading all rows for the few beyond the
 // cursors: it looks into the index for each partition.
 func backlogQuery(d sqldb.Dialect) string {
 	if d == sqldb.Postgres {
-		return fmt.Sprintf(backlogSQL, `CROSS JOIN LATERAL (SELECT * FROM`, ` OFFSET 0) AS o`)
+		return fmt.Sprintf(backlogSQL, `CROSS JOIN LATERAL (SELECT * FROM`, ` OFFSET 0) AS o`, slotLagSQL)
 	}
-	return fmt.Sprintf(backlogSQL, `CROSS JOIN`, ``)
+	return fmt.Sprintf(backlogSQL, `CROSS JOIN`, ``, `0`)
 }
 
 // ReadBacklog reads what the outbox in db still has to publish. It needs no
@@ -71,7 +77,7 @@ func ReadBacklog(ctx context.Context, db *sqldb.DB) (Backlog, error) {
 		_, err = tx.ExecContext(ctx, `SET LOCAL jit = off`)
 	}
 	if err == nil {
-		err = tx.QueryRowContext(ctx, backlogQuery(db.Dialect)).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled, &trimmed)
+		err = tx.QueryRowContext(ctx, backlogQuery(db.Dialect)).Scan(&b.Unpublished, &oldest, &b.OpenHoles, &b.Stalled, &trimmed, &b.SlotLag)
 	}
 	if err != nil {
 		return Backlog{}, fmt.Errorf("outbox: read the backlog: %w", err)
