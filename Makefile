@@ -43,8 +43,8 @@ test-deps: $(BIN)/buf $(BIN)/oasdiff
 	scripts/test-deps
 	scripts/install-pact
 
-# Unit, conformance and integration tests; then the store end to end in both forms and in a browser; then one crash pass.
-test: test-deps test-unit test-contract test-e2e test-crash
+# Unit, conformance and integration tests; the events simulation; contracts; then the store end to end in both forms and in a browser; then one crash pass.
+test: test-deps test-unit test-sim test-contract test-e2e test-crash
 
 # Tests that need the native Pact library are test-contract's, which builds them with it; without, they skip.
 test-unit test-long: export NAPKIN_TEST_REQUIRE := $(subst pact,,$(NAPKIN_TEST_REQUIRE))
@@ -55,6 +55,10 @@ test-unit: ## go test -short in every module, with the race detector
 test-contract: test-deps ## consumers' and providers' contract tests, the shop's among them, with the native Pact library
 	scripts/test-contract
 
+.PHONY: test-sim
+test-sim: ## 10,000 seeds of faults between outbox and inbox, without the race detector; with it test-unit runs a few
+	go test -timeout 20m -count=1 -run TestSeeds ./kit/events/simulation -seeds 10000
+
 test-e2e: ## the store as a whole: one process, a process per service, a browser
 	cd examples/shop && go test -timeout 10m -count=1 ./e2e/...
 
@@ -63,6 +67,8 @@ test-crash: ## kill -9 at named crash points, then compare every ledger
 
 test-long: test-deps ## everything of `test` at full length
 	@for m in $(MODULES); do (cd $$m && go test -race -timeout 60m $$(go list ./... | grep -v -e /e2e -e /chaos)) || exit 1; done
+	go test -timeout 60m -count=1 -run TestSeeds ./kit/events/simulation -seeds 100000
+	go test -timeout 30m -count=1 -v ./kit/events/chaos
 	cd examples/shop && go test -timeout 30m -count=1 ./e2e/...
 	cd examples/shop && NAPKIN_CRASH_FULL=1 go test -timeout 80m -count=1 -v ./chaos/...
 
