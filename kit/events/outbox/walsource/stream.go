@@ -138,6 +138,7 @@ func (x *stream) receive(ctx context.Context) error {
 			if alive.ReplyRequested {
 				next = time.Now()
 			}
+			x.received = max(x.received, alive.ServerWALEnd)
 			// Everything up to here has arrived. While it is recorded too, the position
 			// follows what others write, so that an idle outbox holds no log back.
 			if !open && x.queue.idle() {

@@ -615,6 +615,87 @@ func TestCheckNamesTheWALLevel(t *testing.T) {
 	}
 }
 
+// A commit that waits for a synchronous standby is in the log, and not visible: it
+// is not published. And the source is no standby.
+func TestACommitThatWaitsForAStandby(t *testing.T) {
+	server, err := pgtest.Start("", 0, "fsync=off")
+	if errors.Is(err, pgtest.ErrNotInstalled) && !pgtest.Required("postgres") {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	at := server.URL("postgres") + "&synchronous_commit=local"
+	db, err := pgxdb.Open(t.Context(), at, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	if err := migrate.Up(t.Context(), db, outbox.Set, outbox.Migrations(db.Dialect)); err != nil {
+		t.Fatal(err)
+	}
+	standbys := func(names string) {
+		t.Helper()
+		for _, q := range []string{`ALTER SYSTEM SET synchronous_standby_names = '` + names + `'`, `SELECT pg_reload_conf()`} {
+			if _, err := db.Write.ExecContext(t.Context(), q); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "the setting holds", func() bool {
+			var now string
+			err := db.Write.QueryRowContext(t.Context(), `SHOW synchronous_standby_names`).Scan(&now)
+			return err == nil && now == names
+		})
+	}
+	standbys("*")
+	s, err := walsource.New(db, at, &walsource.Config{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Run(t.Context(), new(outbox.Feed)); err == nil || !strings.Contains(err.Error(), "synchronous_standby_names") {
+		t.Errorf("got %v", err)
+	}
+	standbys("nobody")
+	b, w := memevents.New(nil), &watched{}
+	start(t, db, at, b, w, nil, &outbox.RelayConfig{Poll: 20 * time.Millisecond})
+	eventually(t, "the source streams", func() bool { return w.on.Load() == 1 })
+	waits, err := pgxdb.Open(t.Context(), server.URL("postgres"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = waits.Close() })
+	ob, done := newOutbox(t, db), make(chan error, 1)
+	go func() {
+		done <- sqldb.InTx(context.WithoutCancel(t.Context()), waits, func(ctx context.Context, tx *sql.Tx) error {
+			return ob.Append(ctx, tx, event("late", 1))
+		})
+	}()
+	eventually(t, "the commit waits", func() bool {
+		var n int
+		err := db.Write.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&n)
+		return err == nil && n == 1
+	})
+	for i := 1; i <= 20; i++ {
+		add(t, db, event("a", i))
+		published(t, b, fmt.Sprintf("a-%d", i)) // the poll's
+	}
+	eventually(t, "the source has received it", func() bool {
+		return lsn(t, db, `SELECT write_lsn FROM pg_stat_replication`) > lsn(t, db, `SELECT confirmed_flush_lsn FROM pg_replication_slots`)
+	})
+	for _, e := range b.Events("orders") {
+		if e.Key == "late" {
+			t.Error("a commit that nobody sees yet is published")
+		}
+	}
+	standbys("")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	published(t, b, "late-1")
+	inOrder(t, b)
+}
+
 // runRelay is the process of a relay that notes what it publishes in a table.
 func runRelay(at string) error {
 	ctx := context.Background()
