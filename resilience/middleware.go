@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 
+	"github.com/napkin-kit/napkin/internal/httpstream"
 	"github.com/napkin-kit/napkin/internal/lazyctx"
 )
 
@@ -30,6 +32,8 @@ type MiddlewareConfig struct {
 	// Reject writes the response of a refused request, whose status and
 	// Retry-After header are given. Defaults to a line of plain text.
 	Reject func(w http.ResponseWriter, r *http.Request, status int, err error)
+	// Exempt says which requests are never shed, such as health checks. nil: none.
+	Exempt func(*http.Request) bool
 	// Hooks observe the refusals of Ceiling and Limiter, by Rejected under the name
 	// that each was given. The Shedder has hooks of its own.
 	Hooks *Hooks
@@ -38,6 +42,13 @@ type MiddlewareConfig struct {
 // Middleware protects a handler: ceiling, rate limit, deadline, then shedding.
 // Refusals are 503, or 429 for the rate limit, with Retry-After; limited
 // requests carry the RateLimit and RateLimit-Policy headers.
+//
+// A request holds its place with the shedder until it is answered, and its latency
+// is measured. An answer that is streamed (http.Flusher, http.ResponseController,
+// http.Hijacker) gives the place back with the first flush and is not measured: how
+// long a stream lives says nothing about load. A handler of server-sent events
+// should therefore flush its header before it waits for the first event. Ceiling
+// and Deadline hold for streams to their end.
 func Middleware(cfg *MiddlewareConfig) (func(http.Handler) http.Handler, error) {
 	var c MiddlewareConfig
 	if cfg != nil {
@@ -87,15 +98,18 @@ func (c *MiddlewareConfig) serve(w http.ResponseWriter, r *http.Request, next ht
 		defer bound.Cancel()
 		ctx = bound
 	}
-	if c.Shedder != nil {
+	if c.Shedder != nil && (c.Exempt == nil || !c.Exempt(r)) {
 		ticket, err := c.Shedder.Acquire(ctx)
 		if err != nil {
 			c.reject(w, r, err)
 			return
 		}
-		outcome := ShedIgnore
-		defer func() { ticket.Release(outcome) }()
-		next.ServeHTTP(w, withContext(r, ctx))
+		outcome := ShedIgnore // what a panic leaves
+		var once sync.Once
+		release := func(o ShedOutcome) { once.Do(func() { ticket.Release(o) }) }
+		defer func() { release(outcome) }()
+		streams := func() { release(ShedIgnore) }
+		next.ServeHTTP(&httpstream.Writer{ResponseWriter: w, Began: streams}, withContext(r, ctx))
 		outcome = OutcomeOf(ctx, nil)
 		return
 	}
