@@ -70,7 +70,8 @@ func server(t testing.TB) (*pgtest.Server, *sqldb.DB) {
 		}
 	}
 	if _, err := db.Write.ExecContext(t.Context(), `CREATE TABLE written (id TEXT PRIMARY KEY, key TEXT NOT NULL);
-		CREATE TABLE effect (n BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, consumer TEXT, id TEXT, key TEXT, seq BIGINT)`); err != nil {
+		CREATE TABLE effect (n BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, consumer TEXT, id TEXT, key TEXT, seq BIGINT,
+			at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp())`); err != nil {
 		t.Fatal(err)
 	}
 	return pg, db
