@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 
@@ -26,6 +27,21 @@ func admissionToken(s *resilience.Shedder) string { return fmt.Sprintf("%s-%p", 
 // markAdmitted tells the calls that this one makes.
 func (s *Service) markAdmitted(ctx context.Context, _ call, next func(context.Context) error) error {
 	return next(context.WithValue(ctx, admittedKey{}, s.admission))
+}
+
+// heldPlace marks the calls of an HTTP request as admitted while it holds its place,
+// which a stream gives back.
+type heldPlace struct {
+	context.Context //nolint:containedctx // it is one
+	token           string
+	gone            atomic.Bool
+}
+
+func (h *heldPlace) Value(key any) any {
+	if _, ok := key.(admittedKey); ok && !h.gone.Load() {
+		return h.token
+	}
+	return h.Context.Value(key)
 }
 
 // loadGuards bounds calls and sheds those that no service of this process has admitted.

@@ -104,7 +104,8 @@ type Config struct {
 	// deadline. Defaults to 10 s; negative means none.
 	DefaultDeadline time.Duration
 	// StreamDeadline bounds a gRPC stream without a deadline, and a stream of
-	// server-sent events. Defaults to 15 min; negative means none.
+	// server-sent events: a GET that accepts text/event-stream, and whose handler
+	// flushes within DefaultDeadline. Defaults to 15 min; negative means none.
 	StreamDeadline time.Duration
 	// MaxInFlight is how many requests are served at once; more are refused at
 	// once. Defaults to 4096; negative means no ceiling.

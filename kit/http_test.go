@@ -241,9 +241,10 @@ func TestHugeHeaderIsRefused(t *testing.T) {
 // A stream of events outlives the deadline of ordinary requests, and ends with the drain.
 func TestServerSentEvents(t *testing.T) {
 	next := make(chan string)
-	s, _, stop := edge(t, kit.Config{DefaultDeadline: 50 * time.Millisecond}, func(m *http.ServeMux) {
+	s, _, stop := edge(t, kit.Config{DefaultDeadline: time.Second}, func(m *http.ServeMux) {
 		m.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
 			for {
 				select {
 				case msg := <-next:
@@ -290,6 +291,39 @@ func TestServerSentEvents(t *testing.T) {
 	if lines.Err() != nil {
 		t.Errorf("the stream did not end in order: %v", lines.Err())
 	}
+}
+
+// Streams hold no place with the shedder, whatever their clients accept, and a handler
+// that does not stream has no more time for a client that would accept events.
+func TestStreamsHoldNoPlace(t *testing.T) {
+	const places = 4
+	end := make(chan struct{})
+	s, _, _ := edge(t, kit.Config{
+		DefaultDeadline: time.Second, StreamDeadline: time.Hour,
+		Shedding: resilience.ShedderConfig{MinLimit: places, InitialLimit: places, MaxLimit: places, MaxWait: time.Millisecond},
+	}, func(m *http.ServeMux) {
+		m.HandleFunc("GET /events", func(w http.ResponseWriter, _ *http.Request) {
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				t.Error(err)
+			}
+			<-end
+		})
+		m.HandleFunc("GET /slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	})
+	for i := range 2 * places {
+		resp, err := http.DefaultTransport.RoundTrip(request(t, "GET", "http://"+s.HTTPAddr()+"/events", nil).WithContext(within(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("stream %d: %d", i, resp.StatusCode)
+		}
+	}
+	defer close(end)
+	slow := request(t, "GET", "http://"+s.HTTPAddr()+"/slow", nil)
+	slow.Header.Set("Accept", "text/event-stream")
+	do(t, slow) // fails after the test's bound
 }
 
 func TestHTTPBetweenServices(t *testing.T) {

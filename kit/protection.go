@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/napkin-kit/napkin/authn"
+	"github.com/napkin-kit/napkin/internal/httpstream"
+	"github.com/napkin-kit/napkin/internal/lazyctx"
 	"github.com/napkin-kit/napkin/kit/idempotency"
 	"github.com/napkin-kit/napkin/kit/idempotency/grpcidempotency"
 	"github.com/napkin-kit/napkin/resilience"
@@ -136,8 +140,10 @@ func (t keyTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // httpLoad bounds a request's time and sheds it under overload, once its body is there.
-// A stream of events is admitted like any other request, and holds no place: how long
-// it lives says nothing about load.
+// An answer that the handler flushes is a stream: it gives its place back with the first
+// flush, and is no sample of the latency, since how long it lives says nothing about
+// load. What the client accepts proves nothing: it makes room for StreamDeadline, which
+// only a flush within DefaultDeadline lets the handler have.
 func (s *Service) httpLoad(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
@@ -145,15 +151,20 @@ func (s *Service) httpLoad(next http.Handler) http.Handler {
 			ctx = loadFromWire(ctx, r.Header)
 		}
 		r = r.WithContext(ctx)
-		release, err := s.arrived(r)
+		arrived, err := s.arrived(r)
 		if err != nil {
 			WriteError(w, r, err)
 			return
 		}
-		defer release()
-		limit, events := s.cfg.DefaultDeadline, wantsEvents(r)
-		if events {
-			limit = s.cfg.StreamDeadline
+		defer arrived()
+		streams := &httpstream.Writer{ResponseWriter: w, Began: func() {}}
+		limit := s.cfg.DefaultDeadline
+		if limit > 0 && wantsEvents(r) {
+			silence := new(lazyctx.Context)
+			silence.InitTimeout(ctx, time.Now().Add(limit))
+			defer silence.Cancel()
+			streams.Began = func() { silence.Stop() }
+			ctx, limit = silence, s.cfg.StreamDeadline
 		}
 		if limit > 0 {
 			var cancel context.CancelFunc
@@ -162,7 +173,7 @@ func (s *Service) httpLoad(next http.Handler) http.Handler {
 		}
 		r = r.WithContext(ctx)
 		if s.cfg.NoShedding {
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(streams, r)
 			return
 		}
 		ticket, err := s.shedder.Acquire(ctx)
@@ -170,17 +181,17 @@ func (s *Service) httpLoad(next http.Handler) http.Handler {
 			WriteError(w, r, err)
 			return
 		}
+		var once sync.Once
+		release := func(o resilience.ShedOutcome) { once.Do(func() { ticket.Release(o) }) }
 		outcome := resilience.ShedIgnore // what a panic leaves
-		if events {
-			ticket.Release(outcome)
-			next.ServeHTTP(w, r)
-			return
-		}
-		defer func() { ticket.Release(outcome) }()
+		defer func() { release(outcome) }()
+		lift := streams.Began
+		held := &heldPlace{Context: ctx, token: s.admission}
+		streams.Began = func() { lift(); held.gone.Store(true); release(resilience.ShedIgnore) }
 		if s.admission != "" {
-			r = r.WithContext(context.WithValue(ctx, admittedKey{}, s.admission))
+			r = r.WithContext(held)
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(streams, r)
 		outcome = resilience.OutcomeOf(ctx, nil)
 	})
 }
