@@ -86,7 +86,8 @@ type Config struct {
 	// Shedding configures the shedder of this service's own; its hooks are called
 	// beside telemetry's.
 	Shedding resilience.ShedderConfig
-	// NoShedding leaves shedding out.
+	// NoShedding leaves shedding out, whatever Shedder and Shedding say: with
+	// NAPKIN_SHEDDING=off it is the operator's switch.
 	NoShedding bool
 	// Idempotency says which gRPC methods take an idempotency key, by full method.
 	// The key is the end user's where there is one, else the calling service's.

@@ -43,8 +43,8 @@ func (c *Config) checkResilience(fault func(format string, args ...any)) {
 			}
 		}
 	}
-	if (c.Shedder != nil || c.NoShedding) && c.Shedding != (resilience.ShedderConfig{}) {
-		fault("Config.Shedding is set, which configures a shedder of this service's own: leave out Config.Shedder and Config.NoShedding")
+	if c.Shedder != nil && c.Shedding != (resilience.ShedderConfig{}) {
+		fault("Config.Shedding is set, which configures a shedder of this service's own: leave out Config.Shedder")
 	}
 	if _, err := resilience.NewShedder(&c.Shedding); err != nil {
 		fault("Config.Shedding: %w", err)

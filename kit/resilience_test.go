@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -302,6 +303,28 @@ func TestResilienceIsCheckedAtTheStart(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
+}
+
+// The operator's NAPKIN_SHEDDING=off wins over a shedder that the code configures.
+func TestSheddingOffWins(t *testing.T) {
+	cfg, err := kit.ConfigFromEnv("edge", func(k string) string { return map[string]string{"NAPKIN_SHEDDING": "off"}[k] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Shedding = resilience.ShedderConfig{InitialLimit: 1, MinLimit: 1, MaxLimit: 1, MaxWait: time.Millisecond}
+	arrived, end := make(chan struct{}), make(chan struct{})
+	s, _, _ := edge(t, cfg, func(m *http.ServeMux) {
+		m.HandleFunc("GET /held", func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-end })
+		m.HandleFunc("GET /", func(http.ResponseWriter, *http.Request) {})
+	})
+	var held sync.WaitGroup
+	held.Go(func() { do(t, request(t, "GET", "http://"+s.HTTPAddr()+"/held", nil)) })
+	<-arrived
+	if resp, _ := do(t, request(t, "GET", "http://"+s.HTTPAddr()+"/", nil)); resp.StatusCode != http.StatusOK {
+		t.Errorf("beside a request that holds the only place: %d", resp.StatusCode)
+	}
+	close(end)
+	held.Wait()
 }
 
 func TestResilienceFromEnv(t *testing.T) {
