@@ -219,7 +219,10 @@ func TestConcurrentWriters(t *testing.T) {
 	both(t, func(t *testing.T, db *sqldb.DB) {
 		ob, b := newOutbox(t, db), memevents.New(nil)
 		start(t, db, ob, b, nil)
-		const writers, each = 8, 40
+		writers, each := 8, 40
+		if testing.Short() {
+			each = 10
+		}
 		var wg sync.WaitGroup
 		for w := range writers {
 			wg.Go(func() {

@@ -149,11 +149,15 @@ func TestTwoRelaysKeepTheOrderWhileLeadersChange(t *testing.T) {
 				add(t, db, ob, event("a", n), event("b", n))
 			}
 		}
-		write(50)
+		some := 50
+		if testing.Short() {
+			some = 15
+		}
+		write(some)
 		stopA()
-		write(50)
+		write(some)
 		stopC := start(t, db, ob, b, cfg)
-		write(20)
+		write(some / 2)
 		published(t, b, fmt.Sprintf("a-%d", n), fmt.Sprintf("b-%d", n))
 		stopC()
 		inOrder(t, b.Events("orders"))
