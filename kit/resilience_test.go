@@ -311,6 +311,7 @@ func TestSheddingOffWins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg.SPIFFEID = spiffeid.ID{} // that of the test's identity
 	cfg.Shedding = resilience.ShedderConfig{InitialLimit: 1, MinLimit: 1, MaxLimit: 1, MaxWait: time.Millisecond}
 	arrived, end := make(chan struct{}), make(chan struct{})
 	s, _, _ := edge(t, cfg, func(m *http.ServeMux) {
