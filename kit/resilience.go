@@ -1,6 +1,7 @@
 package kit
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -60,6 +61,14 @@ func (c *Config) peerNames() []string {
 	return names
 }
 
+// knownPeers lists the peers for a message.
+func (c *Config) knownPeers() string {
+	if names := c.peerNames(); len(names) > 0 {
+		return strings.Join(names, ", ")
+	}
+	return "none"
+}
+
 // newDestinations makes the pipelines of the peers. Hooks that the configuration
 // brings are called beside telemetry's.
 func (s *Service) newDestinations() (*resilience.Destinations, error) {
@@ -111,8 +120,10 @@ func (e *env) resilience(cfg *Config) {
 			p, known := cfg.Peers[peer]
 			change, ok := take(peer, value)
 			switch {
-			case !ok, named && !known:
+			case !ok:
 				e.fault(variable, entry)
+			case named && !known:
+				e.faults = append(e.faults, fmt.Errorf("%s=%q: the peer %q is unknown, known are %s: name it in NAPKIN_PEERS or NAPKIN_HTTP_PEERS", variable, entry, peer, cfg.knownPeers()))
 			case !named:
 				change(&cfg.Resilience)
 			default:

@@ -356,4 +356,11 @@ func TestResilienceFromEnv(t *testing.T) {
 			t.Errorf("%v was accepted", bad)
 		}
 	}
+	for variable, value := range map[string]string{"NAPKIN_RESILIENCE_OFF": "ordr=retry", "NAPKIN_PEER_TIMEOUTS": "ordr=2s"} {
+		env := map[string]string{"NAPKIN_PEERS": "order=h:1,cart=h:2", variable: value}
+		_, err := kit.ConfigFromEnv("gateway", func(k string) string { return env[k] })
+		if err == nil || !strings.Contains(err.Error(), variable+`="`+value+`": the peer "ordr" is unknown, known are cart, order`) {
+			t.Errorf("%s=%s: %v", variable, value, err)
+		}
+	}
 }
