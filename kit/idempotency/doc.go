@@ -27,6 +27,10 @@
 //			…
 //		})))
 //
+// The middleware alone protects nothing: a handler that is not InTx's has to ask for
+// the key with [Request] and hand it to Do or a TxStore. One that answers 2xx and
+// never asked is reported to [ServerConfig].Logger.
+//
 // Make no remote call inside: it would hold the transaction, and its effect
 // would not roll back. A handler that must call out first looks whether the key
 // is done with [TxStore].Peek.

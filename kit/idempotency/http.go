@@ -56,7 +56,9 @@ type ServerConfig struct {
 	// Wait is how long a request in leased mode waits for one that runs with the
 	// same key, before it is answered 409. Defaults to 0, not at all.
 	Wait time.Duration
-	// Logger defaults to slog.Default().
+	// Logger is told of what the caller is not: errors that [InTx] answers with 500,
+	// handlers that ignore the key, claims that cannot be kept. Defaults to
+	// slog.Default().
 	Logger *slog.Logger
 
 	leases *Leases
@@ -127,12 +129,18 @@ func defaultRule(r *http.Request) Rule {
 // transactional mode it puts the key into the context, for [InTx] or [Request];
 // in leased mode it does all there is to do. Place it inside authentication.
 //
+// In transactional mode the handler must be one of [InTx], or ask for the key with
+// [Request] and hand it to [Do] or a [TxStore]. One that does not is protected from
+// nothing: where it answers 2xx to a request with a key that nobody asked for,
+// ServerConfig.Logger gets an error, once for each operation, of the first thousand.
+//
 // The fingerprint covers the method, the path and query, the scope and the body.
 func Middleware(cfg ServerConfig) (func(http.Handler) http.Handler, error) {
 	c, err := cfg.resolve()
 	if err != nil {
 		return nil, err
 	}
+	ignored := new(ignoredKeys)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rule := c.Rule(r)
@@ -161,9 +169,16 @@ func Middleware(cfg ServerConfig) (func(http.Handler) http.Handler, error) {
 				c.serveLeased(w, r, &q, next)
 				return
 			}
-			var in incoming
-			in.open(w, r, k, &c)
-			next.ServeHTTP(w, in.serve(r, &in))
+			var q struct { // one allocation
+				in     incoming
+				answer statusWriter
+			}
+			q.in.open(w, r, k, &c)
+			q.answer.ResponseWriter = w
+			next.ServeHTTP(&q.answer, q.in.serve(r, &q.in))
+			if q.answer.ok() && !q.in.asked() {
+				ignored.report(r.Context(), c.Logger, rule.Operation)
+			}
 		})
 	}, nil
 }
@@ -186,16 +201,18 @@ type incoming struct {
 	context.Context
 	body  hashedBody
 	allow []string // headers to store
+	log   *slog.Logger
 
-	mu  sync.Mutex
-	key Key
-	err error
+	mu   sync.Mutex
+	key  Key
+	err  error
+	used bool // somebody asked for the key
 }
 
 type incomingHTTP struct{}
 
 func (in *incoming) open(w http.ResponseWriter, r *http.Request, k Key, c *ServerConfig) {
-	in.Context, in.key, in.allow = r.Context(), k, c.StoreHeaders
+	in.Context, in.key, in.allow, in.log = r.Context(), k, c.StoreHeaders, c.Logger
 	in.body.open(w, r, k.Scope, c.MaxBody)
 }
 
@@ -219,10 +236,17 @@ func (in *incoming) serve(r *http.Request, ctx context.Context) *http.Request { 
 func (in *incoming) request() (Key, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.used = true
 	if in.key.Fingerprint == nil && in.err == nil {
 		in.key.Fingerprint, in.err = in.body.sum()
 	}
 	return in.key, in.err
+}
+
+func (in *incoming) asked() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.used
 }
 
 // errUnstored carries a response that is answered but rolls back.
@@ -255,9 +279,9 @@ func InTx[T any](s TxStore, runner sqldb.Runner[T], fn func(ctx context.Context,
 			problem.Write(w, r, err)
 			return
 		}
-		allow := defaultStoreHeaders
+		allow, log := defaultStoreHeaders, slog.Default()
 		if in, ok := ctx.Value(incomingHTTP{}).(*incoming); ok {
-			allow = in.allow
+			allow, log = in.allow, in.log
 		}
 		run := func(ctx context.Context, tx T) (Response, error) {
 			resp, err := fn(ctx, tx, r)
@@ -292,7 +316,11 @@ func InTx[T any](s TxStore, runner sqldb.Runner[T], fn func(ctx context.Context,
 			resp, err = u.resp, nil
 		}
 		if err != nil {
-			problem.Write(w, r, unavailable(err))
+			err = unavailable(err)
+			if problem.Of(err).Status == http.StatusInternalServerError {
+				log.LogAttrs(ctx, slog.LevelError, "idempotent handler failed", slog.String("operation", k.Operation), slog.Any("error", err))
+			}
+			problem.Write(w, r, err)
 			return
 		}
 		write(w, r, resp, replayed)
