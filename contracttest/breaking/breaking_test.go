@@ -438,7 +438,7 @@ func TestAMissingToolSaysHowToGetIt(t *testing.T) {
 	t.Setenv("PATH", "")
 	_, err := breaking.Tool("oasdiff")
 	var missing *breaking.ToolError
-	if !errors.As(err, &missing) || !strings.Contains(err.Error(), "go install github.com/oasdiff/oasdiff@v") {
+	if !errors.As(err, &missing) || !strings.Contains(err.Error(), "go install github.com/oasdiff/oasdiff@v") || !strings.Contains(err.Error(), "napkin contract install --tools") {
 		t.Errorf("got %v", err)
 	}
 }

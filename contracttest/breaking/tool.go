@@ -55,7 +55,7 @@ func Tool(name string) (string, error) {
 		}
 		dir = filepath.Dir(dir)
 	}
-	return "", &ToolError{Tool: name, Install: "go install " + Modules()[name]}
+	return "", &ToolError{Tool: name, Install: "go install " + Modules()[name] + ", or napkin contract install --tools"}
 }
 
 // runTool runs a tool. Exit codes are the tool's business; err is for a tool that could not run.
