@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +111,19 @@ func TestInteractionsThatFailByName(t *testing.T) {
 			p.REST = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hang(r.Context()) })
 		}, []string{"the provider's answer to GET /v1/products/p-1 did not end within"}},
 		"handler panics": {func(p *p) { p.REST = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oh") }) }, []string{"GET /v1/products/p-1 panicked: oh"}},
+		"state fails its test": {func(p *p) {
+			p.States["a product"] = state(func(context.Context) error { runtime.Goexit(); return nil })
+		}, []string{`provider state "a product": it ended by t.FailNow`}},
+		"header too late": {func(p *p) {
+			in := p.REST
+			p.REST = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				rec := httptest.NewRecorder()
+				in.ServeHTTP(rec, r)
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = w.Write(rec.Body.Bytes())
+				w.Header().Set("ETag", rec.Header().Get("ETag"))
+			})
+		}, []string{"header ETag"}},
 		"filter fails": {func(p *p) {
 			p.Filter = func(*http.Request, contracttest.Interaction) error { return errors.New("no token") }
 		}, []string{"Provider.Filter: no token"}},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -116,12 +117,17 @@ func (r *run) bounded(what string, f func(context.Context) error) error {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
+		returned := false
 		defer func() {
 			if p := recover(); p != nil {
 				done <- fmt.Errorf("%s panicked: %v", what, p)
+			} else if !returned { // not on the test's goroutine
+				done <- errors.New("it ended by t.FailNow, t.Skip or runtime.Goexit; return an error instead")
 			}
 		}()
-		done <- f(ctx)
+		err := f(ctx)
+		returned = true
+		done <- err
 	}()
 	select {
 	case err := <-done:
@@ -220,7 +226,8 @@ func (s *server) pass(w http.ResponseWriter, r *http.Request, run *run, next htt
 	run.mu.Lock()
 	run.said = fmt.Sprintf("%d %s", answer.code, strings.TrimSpace(excerpt(answer.body.String())))
 	run.mu.Unlock()
-	for k, v := range answer.header {
+	answer.WriteHeader(http.StatusOK) // where it wrote nothing
+	for k, v := range answer.sent {
 		w.Header()[k] = v
 	}
 	w.WriteHeader(answer.code)
@@ -305,6 +312,7 @@ func (s *server) event(w http.ResponseWriter, run *run) {
 // recorder keeps an answer, so that one that comes too late goes nowhere.
 type recorder struct {
 	header http.Header
+	sent   http.Header // header when the answer began: what is set later is not sent
 	code   int
 	wrote  bool
 	body   bytes.Buffer
@@ -314,7 +322,7 @@ func (r *recorder) Header() http.Header { return r.header }
 
 func (r *recorder) WriteHeader(code int) {
 	if !r.wrote && code >= 200 {
-		r.code, r.wrote = code, true
+		r.code, r.wrote, r.sent = code, true, r.header.Clone()
 	}
 }
 
@@ -324,4 +332,4 @@ func (r *recorder) Write(b []byte) (int, error) {
 }
 
 // Flush is for handlers that insist on one.
-func (r *recorder) Flush() {}
+func (r *recorder) Flush() { r.WriteHeader(http.StatusOK) }
