@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -56,6 +57,34 @@ func deployable(t *testing.T, c *broker.Client, name, version, env string) *brok
 	a, err := c.CanIDeploy(t.Context(), name, version, env)
 	must(t, err)
 	return a
+}
+
+// Credentials and contracts stay with the broker, whatever it redirects to.
+func TestRedirects(t *testing.T) {
+	var seen atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { seen.Add(1) })) // another port of the same host
+	defer other.Close()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/loop" {
+			http.Redirect(w, r, "/loop", http.StatusFound)
+			return
+		}
+		http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+	}))
+	defer s.Close()
+	for path, says := range map[string]string{"/": "leads to " + other.URL, "/loop": "10 redirects"} {
+		c, err := broker.New(s.URL+path, &broker.Config{Token: "secret"})
+		must(t, err)
+		if _, err = c.Environments(t.Context()); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if path == "/" && !errors.Is(err, broker.ErrMalformed) {
+			t.Errorf("no ErrMalformed: %v", err)
+		}
+	}
+	if n := seen.Load(); n != 0 {
+		t.Errorf("another server got %d requests", n)
+	}
 }
 
 // A new expectation goes the whole way: published, pending at the provider and no reason to fail its build,

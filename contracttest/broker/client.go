@@ -72,7 +72,7 @@ func New(baseURL string, config *Config) (*Client, error) {
 	if c.config.Timeout < 0 || c.config.MaxBody < 0 {
 		return nil, errors.New("broker: Timeout and MaxBody must not be negative")
 	}
-	c.config.Client = cmp.Or(c.config.Client, http.DefaultClient)
+	c.config.Client = c.own(cmp.Or(c.config.Client, http.DefaultClient))
 	return c, nil
 }
 
@@ -86,6 +86,34 @@ func FromEnv(getenv func(string) string) (*Client, error) {
 	return New(base, &Config{
 		Token: getenv("PACT_BROKER_TOKEN"), Username: getenv("PACT_BROKER_USERNAME"), Password: getenv("PACT_BROKER_PASSWORD"),
 	})
+}
+
+// own returns h with redirects kept to the broker itself. [http.Client] would take the credentials along to another
+// port, to plain HTTP and to subdomains, and the contracts anywhere.
+func (c *Client) own(h *http.Client) *http.Client {
+	out := *h
+	out.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+		if err := c.elsewhere(req.URL); err != nil {
+			return err
+		}
+		if h.CheckRedirect != nil {
+			return h.CheckRedirect(req, via)
+		}
+		if len(via) >= 10 { // as http.Client has it
+			return errors.New("stopped after 10 redirects")
+		}
+		return nil
+	}
+	return &out
+}
+
+// elsewhere is the error for a link or redirect that leaves the broker.
+func (c *Client) elsewhere(u *url.URL) error {
+	if u.Scheme == c.base.Scheme && u.Host == c.base.Host {
+		return nil
+	}
+	return fmt.Errorf("%w: %s://%s leads to %s://%s; set the base URL that the broker gives itself (PACT_BROKER_BASE_URL of the broker)",
+		ErrMalformed, c.base.Scheme, c.base.Host, u.Scheme, u.Host)
 }
 
 // link is a HAL link.
@@ -149,9 +177,8 @@ func (c *Client) do(ctx context.Context, method, target string, in, out any) err
 	if err != nil {
 		return fmt.Errorf("broker: %w: %q is no link", ErrMalformed, target)
 	}
-	if u.Scheme != c.base.Scheme || u.Host != c.base.Host {
-		return fmt.Errorf("broker: %w: %s://%s links to %s://%s; set the base URL that the broker gives itself (PACT_BROKER_BASE_URL of the broker)",
-			ErrMalformed, c.base.Scheme, c.base.Host, u.Scheme, u.Host)
+	if err := c.elsewhere(u); err != nil {
+		return fmt.Errorf("broker: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
@@ -179,6 +206,9 @@ func (c *Client) do(ctx context.Context, method, target string, in, out any) err
 	}
 	what := method + " " + u.Redacted()
 	resp, err := c.config.Client.Do(req)
+	if errors.Is(err, ErrMalformed) { // a redirect
+		return fmt.Errorf("broker: %s: %w", what, cause(ctx, err, c.config.Timeout))
+	}
 	if err != nil {
 		return fmt.Errorf("broker: %w: %s: %w", ErrUnreachable, what, cause(ctx, err, c.config.Timeout))
 	}
