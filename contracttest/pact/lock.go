@@ -34,8 +34,9 @@ func lock(path string) (unlock func(), err error) {
 			return nil, fmt.Errorf("pact: lock %s: %w", path, err)
 		}
 		if info, err := os.Stat(name); err == nil && time.Since(info.ModTime()) > lockStale {
-			_ = os.Remove(name) // its process was killed
-			continue
+			if os.Remove(name) == nil { // its process was killed
+				continue
+			}
 		}
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("pact: %s is still locked after %v; is %s left over?", path, lockWait, name)

@@ -14,9 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -152,13 +154,26 @@ func interaction(doc map[string]any) (Interaction, error) {
 	switch i.Kind {
 	case HTTP:
 		for _, part := range []string{"request", "response"} {
-			if _, ok := doc[part].(map[string]any); !ok {
+			p, ok := doc[part].(map[string]any)
+			if !ok {
 				return i, fmt.Errorf("%q has no %s", i.Description, part)
+			}
+			if err := plain(p); err != nil {
+				return i, fmt.Errorf("%q: %s: %w", i.Description, part, err)
 			}
 		}
 	case Message:
+		if err := body(doc["contents"]); err != nil {
+			return i, fmt.Errorf("%q: contents: %w", i.Description, err)
+		}
 	default:
 		return i, fmt.Errorf("%q is of type %q; %q and %q are read", i.Description, kind, HTTP, Message)
+	}
+	if doc["pending"] == true {
+		return i, fmt.Errorf("%q is pending: it would hold whatever the provider does; a broker says which contracts are", i.Description)
+	}
+	if doc["providerState"] != nil {
+		return i, fmt.Errorf("%q has a providerState; version 4 has providerStates", i.Description)
 	}
 	states, err := json.Marshal(doc["providerStates"])
 	if err != nil {
@@ -173,6 +188,35 @@ func interaction(doc map[string]any) (Interaction, error) {
 		}
 	}
 	return i, nil
+}
+
+// plain refuses what the core takes for an expectation that is not there, or for
+// another one, of a request or response.
+func plain(part map[string]any) error {
+	if status := part["status"]; status != nil {
+		n, err := strconv.ParseFloat(fmt.Sprint(status), 64) // 200.0 is 200
+		if err != nil || n != math.Trunc(n) || n < 100 || n > 999 {
+			return fmt.Errorf("its status is %v", status)
+		}
+	}
+	if _, ok := part["path"].(string); !ok && part["path"] != nil {
+		return fmt.Errorf("its path is %v", part["path"])
+	}
+	if _, ok := part["headers"].(map[string]any); !ok && part["headers"] != nil {
+		return fmt.Errorf("its headers are %v", part["headers"])
+	}
+	return body(part["body"])
+}
+
+func body(v any) error {
+	b, ok := v.(map[string]any)
+	if v == nil || ok && len(b) == 0 {
+		return nil
+	}
+	if _, has := b["content"]; !has {
+		return errors.New("its body has no content; version 4 has {\"content\": …, \"contentType\": …}")
+	}
+	return nil
 }
 
 // Read parses the file at path.
@@ -235,6 +279,10 @@ func Merge(dir string, f *File) (string, error) {
 		was, err := Parse(path, old)
 		if err != nil {
 			return "", err
+		}
+		if was.Consumer != f.Consumer || was.Provider != f.Provider { // "a-b" with "c", and "a" with "b-c"
+			return "", fmt.Errorf("pact: %s is the contract of %s with %s, not of %s with %s; give one of them a directory of its own",
+				path, was.Consumer, was.Provider, f.Consumer, f.Provider)
 		}
 		fresh := map[string]bool{}
 		for _, i := range f.Interactions {

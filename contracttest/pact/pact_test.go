@@ -53,6 +53,15 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		fmt.Sprintf(whole, `{"description":"d","type":"Synchronous/HTTP"}`):                                                         `"d" has no request`,
 		fmt.Sprintf(whole, `{"description":"d","type":"Synchronous/HTTP","request":{}}`):                                            `"d" has no response`,
 		fmt.Sprintf(whole, `{"description":"d","type":"Asynchronous/Messages","providerStates":"s"}`):                               "providerStates",
+		fmt.Sprintf(whole, `{"description":"d","type":"Asynchronous/Messages","providerState":"s"}`):                                "has a providerState",
+		fmt.Sprintf(whole, `{"description":"d","type":"Asynchronous/Messages","pending":true}`):                                     "is pending",
+		fmt.Sprintf(whole, `{"description":"d","type":"Asynchronous/Messages","contents":{"a":1}}`):                                 "contents: its body has no content",
+		fmt.Sprintf(whole, `{"description":"d","type":"Synchronous/HTTP","request":{},"response":{"body":{"a":1}}}`):                "response: its body has no content",
+		fmt.Sprintf(whole, `{"description":"d","type":"Synchronous/HTTP","request":{"body":"a"},"response":{}}`):                    "request: its body has no content",
+		fmt.Sprintf(whole, `{"description":"d","type":"Synchronous/HTTP","request":{"path":3},"response":{}}`):                      "its path is 3",
+		fmt.Sprintf(whole, `{"description":"d","type":"Synchronous/HTTP","request":{},"response":{"headers":"x"}}`):                 "its headers are x",
+		fmt.Sprintf(whole, `{"description":"d","type":"Synchronous/HTTP","request":{},"response":{"status":65736}}`):                "its status is 65736",
+		fmt.Sprintf(whole, `{"description":"d","type":"Synchronous/HTTP","request":{},"response":{"status":"2xx"}}`):                "its status is 2xx",
 		fmt.Sprintf(whole, `{"description":"d","type":"Asynchronous/Messages","providerStates":[{}]}`):                              "state without a name",
 		fmt.Sprintf(whole, `{"description":"d","type":"Asynchronous/Messages"},{"description":"d","type":"Asynchronous/Messages"}`): `"d" is there twice`,
 	} {
@@ -114,6 +123,22 @@ func TestMerge(t *testing.T) {
 	}
 	if _, err := pact.Merge(dir, file(t, call("a", 200))); !errors.Is(err, pact.ErrMalformed) {
 		t.Errorf("a file that somebody has spoilt: %v", err)
+	}
+}
+
+// TestMergeOfTwoContractsOfOneName: neither takes over the other's interactions.
+func TestMergeOfTwoContractsOfOneName(t *testing.T) {
+	dir := t.TempDir()
+	var err error
+	for _, names := range [][2]string{{"order-read", "model"}, {"order", "read-model"}} {
+		f, nerr := pact.New(names[0], names[1], call("a", 200))
+		if nerr != nil || err != nil {
+			t.Fatal(nerr, err)
+		}
+		_, err = pact.Merge(dir, f)
+	}
+	if err == nil || !strings.Contains(err.Error(), "is the contract of order-read with model, not of order with read-model") {
+		t.Errorf("got %v", err)
 	}
 }
 
