@@ -189,6 +189,21 @@ func TestEndlessStreamIsEnded(t *testing.T) {
 	}
 }
 
+// TestHugeStreamIsEnded: large messages do not have to be 10000 to be too much.
+func TestHugeStreamIsEnded(t *testing.T) {
+	_, url := through(t, nil)
+	resp, err := http.Post(url+grpc_testing.TestService_StreamingOutputCall_FullMethodName, "application/json",
+		strings.NewReader(`{"response_parameters":[`+strings.Repeat(`{"size":3000000},`, 9)+`{"size":1}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(body), "larger than") {
+		t.Errorf("%v, %d bytes", err, len(body))
+	}
+}
+
 // TestHandlerRefusesByName: what the provider does not have is named.
 func TestHandlerRefusesByName(t *testing.T) {
 	_, url := through(t, nil)

@@ -123,6 +123,7 @@ func (h *handler) receive(ctx context.Context, method protoreflect.MethodDescrip
 	if err := s.CloseSend(); err != nil {
 		return nil, nil, err
 	}
+	size := 0
 	for len(all.Messages) < limit {
 		out := dynamicpb.NewMessage(method.Output())
 		if err = s.RecvMsg(out); err != nil {
@@ -131,6 +132,9 @@ func (h *handler) receive(ctx context.Context, method protoreflect.MethodDescrip
 		raw, err := h.types.Answered(out)
 		if err != nil {
 			return nil, nil, err
+		}
+		if size += len(raw); size > maxBody {
+			return nil, nil, status.Errorf(codes.Internal, "the stream is larger than %d bytes after %d messages", maxBody, len(all.Messages)+1)
 		}
 		all.Messages = append(all.Messages, raw)
 	}
