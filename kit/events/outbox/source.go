@@ -68,7 +68,9 @@ func (f *Feed) Begin(ctx context.Context) error {
 	caught := make(chan struct{})
 	f.phase, f.caught = begun, caught
 	f.mu.Unlock()
-	f.wake(allParts)
+	if f.wake != nil { // else no relay listens: Begin waits until ctx ends
+		f.wake(allParts)
+	}
 	select {
 	case <-caught:
 		return nil
@@ -95,7 +97,9 @@ func (f *Feed) Rows(ctx context.Context, rows []Row, recorded func()) error {
 		if f.next == nil {
 			f.rows, f.next, f.room = rows, recorded, make(chan struct{})
 			f.mu.Unlock()
-			f.wake(0)
+			if f.wake != nil {
+				f.wake(0)
+			}
 			return nil
 		}
 		room := f.room
