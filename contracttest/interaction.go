@@ -18,6 +18,7 @@ import (
 	"github.com/napkin-kit/napkin/contracttest/internal/engine"
 	"github.com/napkin-kit/napkin/contracttest/match"
 	"github.com/napkin-kit/napkin/contracttest/pact"
+	"github.com/napkin-kit/napkin/kit/problem/grpcproblem"
 )
 
 const jsonType = "application/json"
@@ -242,7 +243,7 @@ func (e GRPC) http(types bridge.Types) (engine.HTTP, error) {
 	case e.Stream != nil || method.IsStreamingServer():
 		out.Response.Body, err = e.stream(types, method.Output())
 	case e.Refusal != nil:
-		out.Response.Status, out.Response.Body = bridge.HTTPStatus(e.Refusal.Code), e.Refusal.body()
+		out.Response.Status, out.Response.Body = grpcproblem.HTTPStatus(e.Refusal.Code), e.Refusal.body()
 		if e.Refusal.Code == codes.OK {
 			err = errors.New("a Refusal has a code other than OK")
 		}

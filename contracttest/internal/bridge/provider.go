@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/napkin-kit/napkin/kit/problem/grpcproblem"
 )
 
 // maxMessages ends the reading of a stream that nobody said is endless.
@@ -156,7 +158,7 @@ func (h *handler) refuse(w http.ResponseWriter, s *status.Status) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	answer(w, HTTPStatus(s.Code()), raw)
+	answer(w, grpcproblem.HTTPStatus(s.Code()), raw)
 }
 
 func answer(w http.ResponseWriter, code int, body []byte) {
